@@ -1,0 +1,199 @@
+"""What tasks say to each other: every message on `subject.events` and `case.events` rests sealed under the hour's raw key.
+
+Public events travel on unchanged inside an `Envelope`; the records here are what only the inside knows. A party is an index here,
+and a person is a `subject_ref`. Times are epoch milliseconds, UTC.
+"""
+
+from typing import Annotated, ClassVar, Literal
+
+from schemas.base import Record, personal
+from schemas.events import Identifier
+
+LineKind = Literal["line", "note", "tag"]
+Ref = Annotated[str, personal("user.unique_id.pseudonymous")]  # subject_ref: `sub_` + 26 base32 characters; "" = never a subject
+
+
+class Envelope(Record, frozen=True, kw_only=True):
+    """One event on its way: CloudEvents attributes, who sent it, and `data` in the encoding `content_type` names.
+
+    `refs` are the subject_refs of the identifiers in `data`, in document order ("" for one that is never a subject); publishers
+    cannot set them. `type` is the CloudEvents type, or the record name of a message between tasks.
+    """
+
+    SCHEMA: ClassVar[str] = "Envelope"
+    id: str
+    source: str
+    type: str
+    controller: str
+    time_ms: int
+    receipt_ms: int
+    actor: str = ""
+    content_type: Literal["application/json", "application/avro"] = "application/avro"
+    refs: tuple[Ref, ...] = ()
+    data: bytes = b""
+
+
+class Routed(Record, frozen=True, kw_only=True):
+    """A message between tasks; its record name is its envelope type."""
+
+
+class ItemOpened(Routed, frozen=True, kw_only=True):
+    """case → a party's home: you were on this conversation. Employees get no name, identifier or metadata: participation only."""
+
+    SCHEMA: ClassVar[str] = "ItemOpened"
+    conversation_id: str
+    party: int
+    role: str
+    employee: bool
+    channel: str
+    direction: str
+    started_ms: int
+    others: tuple[Ref, ...] = ()  # the same party's further identifiers: they hold pointers
+    identifiers: tuple[Identifier, ...] = ()
+    name: Annotated[str, personal("user.name")] | None = None
+    jurisdiction: str | None = None
+    time_zone: str | None = None
+    campaign: str | None = None
+    queue: str | None = None
+    brand: str | None = None
+    purposes: tuple[str, ...] = ()
+    lawful_basis: str | None = None
+    metadata: Annotated[dict[str, str], personal("user.behavior")] = {}
+    holds: tuple[str, ...] = ()  # legal holds on the conversation that were placed before this party came
+
+
+class ItemPointed(Routed, frozen=True, kw_only=True):
+    """case → a party's further identifier: the content is with `home`."""
+
+    SCHEMA: ClassVar[str] = "ItemPointed"
+    conversation_id: str
+    home: Ref
+
+
+class Line(Record, frozen=True, kw_only=True):
+    """Something said, written or noted. `party` is -1 when nobody is named."""
+
+    party: int
+    employee: bool
+    kind: LineKind
+    text: Annotated[str, personal("user.content.private")]
+    offset_ms: int | None = None
+    tag: str | None = None
+
+
+class ItemLines(Routed, frozen=True, kw_only=True):
+    """case → each customer and third party: what was said."""
+
+    SCHEMA: ClassVar[str] = "ItemLines"
+    conversation_id: str
+    lines: tuple[Line, ...]
+
+
+class ItemUntagged(Routed, frozen=True, kw_only=True):
+    """case → each party: a tag was taken away."""
+
+    SCHEMA: ClassVar[str] = "ItemUntagged"
+    conversation_id: str
+    tag: str
+
+
+class ItemRecording(Routed, frozen=True, kw_only=True):
+    """case → each customer and third party: a recording changed."""
+
+    SCHEMA: ClassVar[str] = "ItemRecording"
+    conversation_id: str
+    recording_id: str
+    state: Literal["started", "paused", "resumed", "stopped"]
+    confirmed: bool
+    uri: Annotated[str, personal("user.unique_id")] | None = None
+
+
+class ItemEnded(Routed, frozen=True, kw_only=True):
+    """case → each party: the conversation ended."""
+
+    SCHEMA: ClassVar[str] = "ItemEnded"
+    conversation_id: str
+    ended_ms: int
+    disposition: str | None = None
+
+
+class ItemRedacted(Routed, frozen=True, kw_only=True):
+    """case → co-parties: this party was erased; drop its lines and every employee line."""
+
+    SCHEMA: ClassVar[str] = "ItemRedacted"
+    conversation_id: str
+    party: int
+
+
+class ItemErase(Routed, frozen=True, kw_only=True):
+    """A pointer's dossier → the home: this item goes, by the erasure that reached its pointer."""
+
+    SCHEMA: ClassVar[str] = "ItemErase"
+    conversation_id: str
+    request_id: str
+    asker: Ref  # the dossier that waits for the answer
+    order_id: str
+    targets: tuple[str, ...] = ()
+    acknowledge_by_ms: int = 0
+
+
+class ItemErased(Routed, frozen=True, kw_only=True):
+    """The home → the pointer's dossier: the item is gone, or held by these holds."""
+
+    SCHEMA: ClassVar[str] = "ItemErased"
+    conversation_id: str
+    request_id: str
+    held: bool
+
+
+class PointerDropped(Routed, frozen=True, kw_only=True):
+    """The home → a further identifier: the item it points to is gone."""
+
+    SCHEMA: ClassVar[str] = "PointerDropped"
+    conversation_id: str
+
+
+class PartyDropped(Routed, frozen=True, kw_only=True):
+    """The home → the conversation's roster: forget who this party was. `erased`: the co-parties' copies lose its lines."""
+
+    SCHEMA: ClassVar[str] = "PartyDropped"
+    conversation_id: str
+    party: int
+    erased: bool
+
+
+class Hold(Routed, frozen=True, kw_only=True):
+    """A hold → dossiers or conversations: you are held. `conversation_id` None: the whole person."""
+
+    SCHEMA: ClassVar[str] = "Hold"
+    hold_id: str
+    placed: bool  # False: released
+    conversation_id: str | None = None
+
+
+class EraseOrder(Routed, frozen=True, kw_only=True):
+    """A verified request → an identifier: be forgotten. `index` is the identifier's place in the request."""
+
+    SCHEMA: ClassVar[str] = "EraseOrder"
+    request_id: str
+    index: int
+    targets: tuple[str, ...] = ()
+    acknowledge_by_ms: int = 0
+
+
+class EraseReport(Routed, frozen=True, kw_only=True):
+    """An identifier → the request: done so far. `final`: nothing is left to do but `held` items. Counts, no names."""
+
+    SCHEMA: ClassVar[str] = "EraseReport"
+    request_id: str
+    index: int
+    erased: int
+    held: int
+    final: bool
+    order_id: str
+
+
+ROUTED: tuple[type[Routed], ...] = (
+    ItemOpened, ItemPointed, ItemLines, ItemUntagged, ItemRecording, ItemEnded, ItemRedacted, ItemErase, ItemErased,
+    PointerDropped, PartyDropped, Hold, EraseOrder, EraseReport,
+)  # fmt: skip

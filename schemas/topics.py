@@ -1,0 +1,277 @@
+"""The values of the topics that others read (contract, section 3). Times are epoch milliseconds, UTC.
+
+A field annotated `sealed` holds a sealed token (`engine/sealing.py`), never text. Changes are additive within a major version.
+"""
+
+from typing import Annotated, ClassVar, Literal
+
+from schemas.base import Record, sealed
+from schemas.events import Target
+from schemas.routed import Ref
+
+ConsentStatus = Literal["given", "refused", "withdrawn", "renewed", "expired", "unknown"]
+Verdict = Literal["allow", "deny"]
+RequestState = Literal[
+    "received", "identity_pending", "in_progress", "paused", "extended", "fulfilled", "partially_fulfilled", "refused",
+    "withdrawn", "expired", "duplicate_of",
+]  # fmt: skip
+
+
+class ControllerState(Record, frozen=True, kw_only=True):
+    """`controllers`: a controller's settings in force, with their version. Every task keeps a read-only copy."""
+
+    SCHEMA: ClassVar[str] = "ControllerState"
+    controller: str
+    version: int = 0
+    default_region: str | None = None
+    own_refs: tuple[Ref, ...] = ()  # refs of the controller's own identifiers: never subjects
+    employee_basis: str | None = None
+    four_eyes: bool = False
+    sealed_fields: dict[str, bool] = {}
+    targets: tuple[Target, ...] = ()
+
+
+class ConsentState(Record, frozen=True, kw_only=True):
+    """`consent.state`: what holds for one purpose × channel × brand of one identifier.
+
+    `status` is a DPV 2.3 consent status (ConsentGiven, ConsentRefused, ConsentWithdrawn, RenewedConsentGiven, ConsentExpired,
+    ConsentUnknown) in lower case; `effective_ms` is the earlier of the event's time and its receipt.
+    """
+
+    SCHEMA: ClassVar[str] = "ConsentState"
+    subject_ref: Ref
+    purpose: str
+    channel: str
+    brand: str
+    controller: str
+    status: ConsentStatus
+    effective_ms: int
+    method: str
+    evidence_ref: str  # id of the event that proves it
+    epoch: int
+    valid_until_ms: int | None = None
+    jurisdiction: str | None = None
+    notice_version: str | None = None
+    law_pack: str = "builtin-1"
+
+
+class SuppressionState(Record, frozen=True, kw_only=True):
+    """`suppression.state`: an identifier stands on a list."""
+
+    SCHEMA: ClassVar[str] = "SuppressionState"
+    subject_ref: Ref
+    list: str
+    controller: str
+    since_ms: int
+    source: str
+    epoch: int
+    expires_ms: int | None = None
+
+
+class ProtectedLine(Record, frozen=True, kw_only=True):
+    """One line of a protected conversation."""
+
+    party: int
+    employee: bool
+    kind: str
+    text: Annotated[bytes, sealed("user.content.private")]
+    offset_ms: int | None = None
+    tag: str | None = None
+
+
+class ProtectedRecording(Record, frozen=True, kw_only=True):
+    """One recording of a protected conversation; its address rests sealed."""
+
+    recording_id: str
+    state: str
+    confirmed: bool
+    uri: Annotated[bytes, sealed("user.unique_id")] | None = None
+
+
+class ProtectedConversation(Record, frozen=True, kw_only=True):
+    """`conversations.protected`: one party's view of one conversation, personal fields sealed.
+
+    `identifiers` opens to JSON `[{kind, value, jurisdiction?}]` as sent, `metadata` to a JSON object of text.
+    """
+
+    SCHEMA: ClassVar[str] = "ProtectedConversation"
+    subject_ref: Ref
+    conversation_id: str
+    controller: str
+    party: int
+    role: str
+    channel: str
+    direction: str
+    started_ms: int
+    received_ms: int
+    ended_ms: int | None = None
+    disposition: str | None = None
+    campaign: str | None = None
+    queue: str | None = None
+    brand: str | None = None
+    purposes: tuple[str, ...] = ()
+    basis: str | None = None
+    jurisdiction: str | None = None
+    time_zone: str | None = None
+    name: Annotated[bytes, sealed("user.name")] | None = None
+    identifiers: Annotated[bytes, sealed("user.contact")] | None = None
+    metadata: Annotated[bytes, sealed("user.behavior")] | None = None
+    lines: tuple[ProtectedLine, ...] = ()
+    recordings: tuple[ProtectedRecording, ...] = ()
+    media: Literal["none", "recorded", "planned_for_deletion", "deleted"] = "none"
+    keep_until_ms: int | None = None
+    erase_by_ms: int = 0
+    held: bool = False
+    reviewable: bool = True
+
+
+class WrappedKey(Record, frozen=True, kw_only=True):
+    """`keys.wrapped`: a data key under a key-encryption key. `wrapped` follows the grammar of `engine/sealing.py`."""
+
+    SCHEMA: ClassVar[str] = "WrappedKey"
+    controller: str
+    shard: int
+    epoch: int
+    wrapped: bytes
+
+
+class Decision(Record, frozen=True, kw_only=True):
+    """`decisions`: a verdict with every reason. Names nobody."""
+
+    SCHEMA: ClassVar[str] = "Decision"
+    decision_id: str
+    controller: str
+    use: str
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    at_ms: int
+    epoch: int
+    purpose: str | None = None
+    channel: str | None = None
+    brand: str | None = None
+    campaign: str | None = None
+    conversation_id: str | None = None
+    law_pack: str = "builtin-1"
+    fresh_as_of_ms: int = 0
+
+
+class TargetStatus(Record, frozen=True, kw_only=True):
+    """What one registered target has answered."""
+
+    target: str
+    outcome: Literal["open", "done", "held", "failed"]
+    acknowledge_by_ms: int
+    answered_ms: int | None = None
+
+
+class IdentifierStatus(Record, frozen=True, kw_only=True):
+    """How far the erasure of one identifier of a request is, by counts."""
+
+    index: int
+    erased: int
+    held: int
+    final: bool
+
+
+class RequestClock(Record, frozen=True, kw_only=True):
+    """A request's clock: due, and what moved it."""
+
+    received_ms: int
+    due_ms: int
+    paused_ms: int | None = None
+    extended: bool = False
+
+
+class RequestStatus(Record, frozen=True, kw_only=True):
+    """`requests.state`: where a data-subject request stands."""
+
+    SCHEMA: ClassVar[str] = "RequestStatus"
+    request_id: str
+    controller: str
+    state: RequestState
+    right: str
+    regime: str
+    clock: RequestClock
+    ground: str | None = None
+    identifiers: tuple[IdentifierStatus, ...] = ()
+    targets: tuple[TargetStatus, ...] = ()
+    closed_ms: int | None = None
+
+
+class ErasureNotice(Record, frozen=True, kw_only=True):
+    """`erasure.notices`: what every registered target must drop, and by when."""
+
+    SCHEMA: ClassVar[str] = "ErasureNotice"
+    order_id: str
+    controller: str
+    subject_ref: Ref
+    items: tuple[str, ...]  # conversation ids; at most 200, further ones in further notices of the same order
+    cause: Literal["request", "retention", "withdrawal", "hold_released"]
+    acknowledge_by_ms: int
+    targets: tuple[str, ...]
+    request_id: str | None = None
+    recordings: tuple[str, ...] = ()
+
+
+class BreachAlert(Record, frozen=True, kw_only=True):
+    """`breach.alerts`: a legal clock of an incident and the headroom that is left."""
+
+    SCHEMA: ClassVar[str] = "BreachAlert"
+    incident_id: str
+    controller: str
+    clock: str
+    level: Literal["started", "48h", "24h", "6h", "overdue", "stopped"]
+    due_ms: int
+    headroom_ms: int
+    risk: str
+    affected: int = 0
+
+
+class AuditEntry(Record, frozen=True, kw_only=True):
+    """`audit.entries`: what happened, without personal data. Its Avro bytes are a leaf of its origin's Merkle tree.
+
+    `subject` is SHA-256(nonce ‖ owner) in hexadecimal; the nonce dies with the dossier. `actor` is a keyed hash. `facts` are
+    codes, counts and times only.
+    """
+
+    SCHEMA: ClassVar[str] = "AuditEntry"
+    origin: str
+    index: int
+    at_ms: int
+    kind: str
+    controller: str
+    subject: str = ""
+    actor: str = ""
+    event: str = ""  # SHA-256 of the source and id of the event that caused it, 16 bytes in hexadecimal
+    settings_version: int = 0
+    law_pack: str = "builtin-1"
+    facts: dict[str, str] = {}
+
+
+class AuditCheckpoint(Record, frozen=True, kw_only=True):
+    """`audit.checkpoints`: a signed note (C2SP tlog-checkpoint)."""
+
+    SCHEMA: ClassVar[str] = "AuditCheckpoint"
+    note: str
+
+
+class QuarantineEntry(Record, frozen=True, kw_only=True):
+    """`quarantine`: an event that could not be used: where it was, why (a code from a closed list), and the sealed original."""
+
+    SCHEMA: ClassVar[str] = "QuarantineEntry"
+    topic: str
+    partition: int
+    offset: int
+    code: str
+    at_ms: int
+    controller: str
+    task: str
+    field: str = ""
+    original: Annotated[bytes, sealed("user")] = b""  # sealed under the day's quarantine key
+
+
+TOPIC_VALUES: tuple[type[Record], ...] = (
+    ControllerState, ConsentState, SuppressionState, ProtectedConversation, WrappedKey, Decision, RequestStatus,
+    ErasureNotice, BreachAlert, AuditEntry, AuditCheckpoint, QuarantineEntry,
+)  # fmt: skip
+

@@ -1,0 +1,136 @@
+"""Avro's primitive values, to text and from bytes; text is bytes as Latin-1 code points. Called by generated code."""
+
+from datetime import UTC, datetime, timedelta
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICRO = timedelta(microseconds=1)
+MICROS_MIN = (datetime.min.replace(tzinfo=UTC) - EPOCH) // MICRO
+MICROS_MAX = (datetime.max.replace(tzinfo=UTC) - EPOCH) // MICRO
+LONG_MIN, LONG_MAX = -(1 << 63), (1 << 63) - 1
+SMALL_LONGS = range(-64, 8192)  # kept ready as text: counts, indices and the lengths of nearly all strings
+RECENT_MAX = 4096  # upper halves of longs kept as text; of a time in ms one lasts 8 s, so these are nine hours
+
+
+def varint(value: int) -> str:
+    """Return the zigzag base-128 form of a whole number of 64 bits."""
+    rest, text = (value << 1) ^ (value >> 63), ""
+    while rest > 127:
+        text += chr(rest & 127 | 128)
+        rest >>= 7
+    return text + chr(rest)
+
+
+class Longs(dict[int, str]):
+    """The text of every long. Raises `OverflowError` beyond 64 bits.
+
+    Small ones are kept. A larger one is put together from two halves: two times differ mostly in their lower 14 bits.
+    """
+
+    def __init__(self) -> None:
+        super().__init__((value, varint(value)) for value in SMALL_LONGS)
+        self._low = [chr(half & 127 | 128) + chr(half >> 7 | 128) for half in range(1 << 14)]
+        self._high: dict[int, str] = {}
+
+    def __missing__(self, value: int) -> str:
+        zigzag = (value << 1) ^ (value >> 63)
+        high = zigzag >> 14
+        text = self._high.get(high)
+        if text is None:
+            if not LONG_MIN <= value <= LONG_MAX:  # what is out of range has an upper half that is never kept
+                raise OverflowError
+            if not high:
+                return varint(value)
+            if len(self._high) >= RECENT_MAX:
+                self._high.clear()
+            text = self._high[high] = varint((high >> 1) ^ -(high & 1))
+        return self._low[zigzag & 16383] + text
+
+
+LONGS = Longs()
+
+
+def wide(value: str) -> str:
+    """Return the UTF-8 bytes of a string as text."""
+    return value.encode().decode("latin-1")
+
+
+def string(value: str) -> str:
+    """Return the text of a string: its length in bytes, then its bytes."""
+    if not value.isascii():
+        value = wide(value)
+    return f"{LONGS[len(value)]}{value}"
+
+
+def bytes_(value: bytes) -> str:
+    """Return the text of bytes: their length, then they themselves."""
+    return f"{LONGS[len(value)]}{value.decode('latin-1')}"
+
+
+def micros(value: datetime) -> int:
+    """Return a time as microseconds since the epoch. Raises `OverflowError` for one that would not read back."""
+    since = value - EPOCH
+    found = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+    if not MICROS_MIN <= found <= MICROS_MAX:  # an offset can push the calendar's first and last day over its edge
+        raise OverflowError
+    return found
+
+
+def moment(since: int) -> datetime:
+    """Return microseconds since the epoch as a time. Raises `OverflowError` outside the years 1 to 9999."""
+    return EPOCH + timedelta(microseconds=since)
+
+
+# Upper halves of six-byte numbers by their last four bytes: nearly every long number is a time in milliseconds.
+_HIGH: dict[bytes, int] = {}
+
+
+def long(data: bytes, at: int) -> tuple[int, int]:
+    """Read a number before its zigzag is undone; return it and where it ends. Raises `OverflowError`, `IndexError`."""
+    high = _HIGH.get(data[at + 2 : at + 6])
+    if high is not None and data[at] & data[at + 1] > 127:  # four bytes that end a number, after two that go on
+        return data[at] & 127 | (data[at + 1] & 127) << 7 | high, at + 6
+    value = shift = 0
+    start = at
+    while True:
+        byte = data[at]
+        value |= (byte & 127) << shift
+        at += 1
+        if byte < 128:
+            break
+        shift += 7
+        if shift > 63:
+            raise OverflowError
+    if value >> 64:
+        raise OverflowError
+    if at - start == 6:
+        if len(_HIGH) >= RECENT_MAX:
+            _HIGH.clear()
+        _HIGH[data[start + 2 : at]] = value >> 14 << 14
+    return value, at
+
+
+def length(data: bytes, at: int) -> tuple[int, int]:
+    """Read a length, doubled by its zigzag; return it and where it ends. Raises `OverflowError` for a negative one."""
+    value, at = long(data, at)
+    if value & 1:
+        raise OverflowError
+    return value, at
+
+
+def block(data: bytes, at: int) -> tuple[int, int, int]:
+    """Read the head of a block of array or map items: their number, where they start, where they end (-1: unsaid).
+
+    A negative number is followed by the block's size in bytes, for readers that skip it. Raises `OverflowError` for
+    more items than there are bytes left, since each takes one at least, and for a block of none, which is an end.
+    """
+    number, at = long(data, at)
+    end = -1
+    if number & 1:
+        number = (number >> 1) + 1
+        size, at = length(data, at)
+        end = at + (size >> 1)
+    else:
+        number >>= 1
+    if not 0 < number <= len(data) - at:
+        raise OverflowError
+    return number, at, end
