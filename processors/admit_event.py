@@ -1,0 +1,177 @@
+"""Intake: every accepted event reaches the identifiers and cases it names, checked, and with card numbers masked."""
+
+import re
+from collections.abc import Iterator
+from typing import Any, ClassVar, assert_never
+
+import msgspec
+
+from processors.kernel import Audit, Context, Effect, Emit, Forward, Quiet, Receipt, Refuse, State, View
+from processors.terms import FUTURE_MS_MAX
+from schemas.base import EventData, Record
+from schemas.events import (
+    EVENTS,
+    BreachEvent,
+    CallAnnotated,
+    CallEnded,
+    CallPartyJoined,
+    CallPartyLeft,
+    CallRecording,
+    CallStarted,
+    CallTagged,
+    CallTranscribed,
+    ConsentChanged,
+    ControllerConfigured,
+    DataAccessed,
+    ErasureAcknowledged,
+    HoldPlaced,
+    HoldReleased,
+    Identifier,
+    IdentityLink,
+    LawActivated,
+    RequestOpened,
+    RequestStep,
+    RetentionPolicySet,
+    SuppressionChanged,
+)  # fmt: skip
+from schemas.identifiers import NotAnIdentifier, normalise
+from schemas.topics import ControllerState
+
+NOT_YET = (IdentityLink, RetentionPolicySet, LawActivated)
+RIGHTS = ("erasure",)
+# ISO/IEC 7812: 13 to 19 digits; people and machines write them in groups. PCI DSS 3.4.1 and 3.3.1: never stored in clear.
+CARD = re.compile(r"(?<![\d+])\d(?:[ -]?\d){12,18}(?!\d)")
+CARD_MASK = "[card number]"
+CONTENT = (CallTranscribed, CallAnnotated, CallTagged)
+
+
+def identifiers_of(event: EventData) -> tuple[Identifier, ...]:
+    """All identifiers an event names, in document order."""
+    match event:
+        case CallStarted():
+            return tuple(i for party in event.parties for i in party.identifiers)
+        case CallPartyJoined():
+            return event.party.identifiers
+        case ConsentChanged() | SuppressionChanged() | RequestOpened():
+            return event.identifiers
+        case IdentityLink():
+            return (event.a, event.b)
+        case ControllerConfigured():
+            return event.own_identifiers
+        case HoldPlaced() | HoldReleased() | BreachEvent():
+            return event.scope.identifiers if event.scope else ()
+        case DataAccessed():
+            return event.identifiers or ()
+    return ()
+
+
+def refs_of(event: EventData, settings: ControllerState, controller: str, ctx: Context) -> tuple[str, ...]:
+    """The subject_ref of each identifier, in document order; "" for the controller's own and for bots.
+
+    Raises `NotAnIdentifier`.
+    """
+    region = event.default_region if isinstance(event, ControllerConfigured) else settings.default_region
+    refs = [ctx.ref(controller, i.kind, normalise(i.kind, i.value, region)) for i in identifiers_of(event)]
+    if isinstance(event, ControllerConfigured):
+        return tuple(refs)
+    own = set(settings.own_refs)
+    refs = ["" if r in own else r for r in refs]
+    if isinstance(event, CallStarted):
+        bots = [party.role == "bot" for party in event.parties for _ in party.identifiers]
+        refs = ["" if bot else r for r, bot in zip(refs, bots, strict=True)]
+    return tuple(refs)
+
+
+def problem(event: EventData, time_ms: int, receipt_ms: int) -> Refuse | None:
+    """What is wrong with an event besides its shape and its identifiers, or None. The door asks the same question."""
+    if time_ms > receipt_ms + FUTURE_MS_MAX:
+        return Refuse("time-ahead", "time")
+    if isinstance(event, NOT_YET):
+        return Refuse("not-supported-yet", "type")
+    if isinstance(event, RequestOpened) and event.right not in RIGHTS:
+        return Refuse("not-supported-yet", "right")
+    return None
+
+
+def mask_cards(text: str) -> str:
+    """`text` with every payment card number (13 to 19 digits that pass ISO/IEC 7812's Luhn check) masked."""
+    return CARD.sub(lambda m: CARD_MASK if _luhn(m.group()) else m.group(), text)
+
+
+def _luhn(text: str) -> bool:
+    digits = [int(c) for c in text if c.isdigit()]
+    return sum(d if i % 2 == 0 else d * 2 - 9 * (d > 4) for i, d in enumerate(reversed(digits))) % 10 == 0
+
+
+def _masked(event: EventData) -> EventData:
+    match event:
+        case CallTranscribed() if any(CARD.search(s.text) for s in event.segments):
+            segments = tuple(msgspec.structs.replace(s, text=mask_cards(s.text)) for s in event.segments)
+            return msgspec.structs.replace(event, segments=segments)
+        case CallAnnotated() if CARD.search(event.note):
+            return msgspec.structs.replace(event, note=mask_cards(event.note))
+        case CallTagged() if CARD.search(f"{event.value} {event.comment}"):
+            value, comment = (t and mask_cards(t) for t in (event.value, event.comment))
+            return msgspec.structs.replace(event, value=value, comment=comment)
+    return event
+
+
+class AdmitEvent(Quiet):
+    """Sends each event on to who must know: identifiers, or the case of its conversation, request, incident or controller.
+
+    What it refuses goes to quarantine: a time more than 24 hours ahead, an identifier that is none, what is not built yet.
+    It keeps no state; refs are keyed hashes of normalised identifiers, so from here on nobody is named by number or address.
+    """
+
+    name = "admit_event"
+    READS: ClassVar[tuple[type[Record], ...]] = EVENTS
+    STATE: ClassVar[tuple[type[State], ...]] = ()
+
+    def fold(self, view: View, event: Any, at: Receipt) -> Iterator[Effect]:
+        """Yield one message per identifier or case that the event concerns."""
+        refusal = problem(event, at.time_ms, at.receipt_ms)
+        if refusal is not None:
+            yield refusal
+            return
+        try:
+            refs = refs_of(event, at.settings(at.controller), at.controller, at)
+        except NotAnIdentifier as e:
+            yield Refuse(e.code, "identifiers")
+            return
+        match event:
+            case ConsentChanged() | SuppressionChanged():
+                yield from self._to_identifiers(event, refs)
+            case CallTranscribed() | CallAnnotated() | CallTagged():
+                key = ("conversation", at.controller, event.conversation_id)
+                masked = _masked(event)
+                yield Forward("case.events", key, ()) if masked is event else Emit("case.events", key, masked)
+            case CallStarted() | CallPartyJoined() | CallPartyLeft() | CallRecording() | CallEnded():
+                yield Forward("case.events", ("conversation", at.controller, event.conversation_id), refs)
+            case RequestOpened() | RequestStep():
+                yield Forward("case.events", ("request", event.request_id), refs)
+            case ErasureAcknowledged():
+                yield Forward("case.events", ("request", event.order_id.rpartition(".")[0] or event.order_id), ())
+            case HoldPlaced() | HoldReleased():
+                yield Forward("case.events", ("hold", at.controller, event.hold_id), refs)
+            case BreachEvent():
+                yield Forward("case.events", ("incident", event.incident_id), refs)
+            case ControllerConfigured():
+                yield Forward("case.events", ("controller", at.controller), refs)
+            case DataAccessed():
+                actor = at.actor_hash(at.controller, event.actor)
+                facts = {"action": event.action, "count": str(event.count), "accessed_by": actor}
+                yield Audit("data.accessed", at.controller, facts)
+            case IdentityLink() | RetentionPolicySet() | LawActivated():
+                raise AssertionError("refused above")
+            case _:
+                assert_never(event)
+
+    def _to_identifiers(self, event: ConsentChanged | SuppressionChanged, refs: tuple[str, ...]) -> Iterator[Effect]:
+        reached = {ref: i for ref, i in zip(reversed(refs), reversed(event.identifiers), strict=True) if ref}
+        if not reached:
+            yield Refuse("never-a-subject", "identifiers")
+        for ref, identifier in reached.items():
+            if len(event.identifiers) == 1:
+                yield Forward("subject.events", (ref,), (ref,))
+            else:
+                yield Emit("subject.events", (ref,), msgspec.structs.replace(event, identifiers=(identifier,)), (ref,))

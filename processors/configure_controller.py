@@ -1,0 +1,73 @@
+"""Keeps a controller's settings: the last configuration by effective time is in force, and every task gets a copy."""
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+from processors.kernel import Audit, Effect, Emit, Put, Quiet, Receipt, Refuse, State, View
+from schemas.base import NAME_CHARS_MAX, Record
+from schemas.events import ControllerConfigured
+from schemas.topics import ControllerState
+
+SEEN_MAX = 64  # event ids remembered: a controller is configured by hand, a few times a year
+GROUPS_MAX = 64  # sealed field groups: there are some ten, and each changed one becomes a fact of an audit entry
+
+
+class Settings(State):
+    """The settings in force and the event they come from. `seen`: ids of the last SEEN_MAX events, oldest first."""
+
+    KIND: ClassVar[str] = "settings"
+    state: ControllerState
+    effective_ms: int
+    event_id: str
+    seen: list[str]
+
+
+class ConfigureController(Quiet):
+    """Keeps the settings of one controller.
+
+    * The last `controller.configured` by effective time is in force (then the greater event id). A field it leaves out
+      gets its default, not its former value.
+    * Each one applied raises `version` and is emitted on `controllers`, with a `controller.configured` audit entry. One
+      that was overtaken by a newer leaves `controller.overtaken`; one that was seen before leaves nothing.
+    * A change of the fields that are sealed is an entry of its own, `FIELD_CONFIG_UPDATE`: which groups went on, off or
+      back to the default.
+    * The controller's own identifiers become refs: they are never subjects.
+    """
+
+    name = "configure_controller"
+    READS: ClassVar[tuple[type[Record], ...]] = (ControllerConfigured,)
+    STATE: ClassVar[tuple[type[State], ...]] = (Settings,)
+
+    def fold(self, view: View, event: ControllerConfigured, at: Receipt) -> Iterator[Effect]:
+        """Yield the new settings, or nothing; refusal `too-many-groups`."""
+        known = view.get(Settings)
+        if known is not None and at.event_id in known.seen:
+            return
+        groups = event.sealed_fields
+        if len(groups) > GROUPS_MAX or any(len(group) > NAME_CHARS_MAX for group in groups):
+            yield Refuse("too-many-groups", "sealed_fields")
+            return
+        rank = (at.effective_ms, at.event_id)
+        seen = [*(known.seen if known else ()), at.event_id][-SEEN_MAX:]
+        if known is not None and rank < (known.effective_ms, known.event_id):
+            yield Put(Settings(known.state, known.effective_ms, known.event_id, seen))
+            yield Audit("controller.overtaken", at.controller, {"version": str(known.state.version)})
+            return
+        before = known.state if known else ControllerState(controller=at.controller)
+        state = ControllerState(
+            controller=at.controller, version=before.version + 1, default_region=event.default_region,
+            own_refs=tuple(ref for ref in at.envelope.refs if ref), employee_basis=event.employee_basis,
+            four_eyes=event.four_eyes, sealed_fields=groups, targets=event.targets,
+        )  # fmt: skip
+        yield Put(Settings(state, *rank, seen))
+        yield Audit("controller.configured", at.controller, {"version": str(state.version)})
+        changed = _changed(before.sealed_fields, groups)
+        if changed:
+            yield Audit("FIELD_CONFIG_UPDATE", at.controller, changed)
+        yield Emit("controllers", (at.controller,), state)
+
+
+def _changed(before: dict[str, bool], after: dict[str, bool]) -> dict[str, str]:
+    """Say which groups' choice changed, to `on`, `off` or `default`."""
+    word = {True: "on", False: "off", None: "default"}
+    return {name: word[after.get(name)] for name in sorted({*before, *after}) if before.get(name) != after.get(name)}

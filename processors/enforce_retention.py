@@ -1,0 +1,112 @@
+"""Destroys what is due and only that: due-time alarms per item, stopped by legal holds, resumed by their release."""
+
+from collections.abc import Iterator
+from typing import Any, ClassVar, assert_never
+
+from processors.fence import refuses
+from processors.item import SWEEP, HeldBy, Item, Pointer, destroy_item, due_ms, forget_nonce, is_held, sweep
+from processors.kernel import Alarm, Audit, Delete, Effect, Emit, Instant, Put, Receipt, State, View, Wake
+from processors.terms import DAY_MS
+from schemas.base import Record
+from schemas.routed import Hold, ItemEnded, ItemOpened, ItemPointed
+from schemas.topics import ErasureNotice
+
+EXPIRE = "expire\x1f"
+NOTICE_DAYS = 30  # what a target has when the controller registered none
+ITEMS_PER_RELEASE = 100  # items woken by one step of a hold's release; the next step wakes itself
+RELEASE = "release\x1f"
+
+
+class EnforceRetention:
+    """Every item has a due time from the moment it is here: 24 months after its end, never sooner than 30 days after receipt.
+
+    A hold on the conversation, or on the person, keeps the item past that time; the last release lets it go by itself.
+    """
+
+    name = "enforce_retention"
+    READS: ClassVar[tuple[type[Record], ...]] = (ItemOpened, ItemPointed, ItemEnded, Hold)
+    STATE: ClassVar[tuple[type[State], ...]] = (HeldBy,)
+
+    def fold(self, view: View, event: Any, at: Receipt) -> Iterator[Effect]:
+        """Yield alarms for new due times, and what a hold or its release changes."""
+        match event:
+            case ItemOpened():
+                item = view.get(Item, event.conversation_id)
+                if item is None or refuses(view, at.effective_ms, event.conversation_id):
+                    return
+                if event.holds and view.get(HeldBy, event.conversation_id) is None:
+                    yield Put(HeldBy(sorted(event.holds)), (event.conversation_id,))
+                yield Wake(EXPIRE + event.conversation_id, due_ms(item))
+            case ItemPointed():
+                for hold_id in (view.get(HeldBy, "*") or HeldBy()).holds:
+                    there = Hold(hold_id=hold_id, placed=True, conversation_id=event.conversation_id)
+                    yield Emit("subject.events", (event.home,), there)
+            case ItemEnded():
+                item = view.get(Item, event.conversation_id)
+                if item is not None:
+                    yield Wake(EXPIRE + event.conversation_id, due_ms(item))
+            case Hold():
+                yield from self._hold(view, event, at)
+            case _:
+                assert_never(event)
+
+    def wake(self, view: View, alarm: Alarm, now: Instant) -> Iterator[Effect]:
+        """Destroy what is due, unless it is held or its due time moved."""
+        if alarm.name.startswith(SWEEP):
+            yield from sweep(view, alarm.name.removeprefix(SWEEP), now.now_ms)
+            return
+        if alarm.name.startswith(RELEASE):
+            yield from self._rearm(view, alarm.name.removeprefix(RELEASE), now.now_ms)
+            return
+        conversation_id = alarm.name.removeprefix(EXPIRE)
+        item = view.get(Item, conversation_id)
+        if item is None or is_held(view, conversation_id):
+            return  # a release arms the alarm again
+        due = due_ms(item)
+        if due > now.now_ms:
+            yield Wake(alarm.name, due)
+            return
+        yield from destroy_item(view, item, conversation_id, "retention", now.now_ms)
+        settings = now.settings(item.controller)
+        order_id = f"ret_{now.derive(0)}"
+        yield Emit("erasure.notices", (order_id,), ErasureNotice(
+            order_id=order_id, controller=item.controller, subject_ref=view.owner, items=(conversation_id,),
+            cause="retention", targets=tuple(t.name for t in settings.targets),
+            acknowledge_by_ms=now.now_ms + DAY_MS * min((t.deadline_days for t in settings.targets), default=NOTICE_DAYS),
+        ))  # fmt: skip
+        yield from forget_nonce(view)
+
+    def _hold(self, view: View, event: Hold, at: Receipt) -> Iterator[Effect]:
+        scope = event.conversation_id or "*"
+        held = view.get(HeldBy, scope)
+        holds = set(held.holds) if held else set()
+        if event.placed == (event.hold_id in holds):
+            return
+        facts = {"hold": event.hold_id, "scope": "conversation" if event.conversation_id else "person"}
+        if event.conversation_id is None:
+            # The content is with the homes, so a hold on a person goes where that person's pointers point.
+            for (conversation_id,), pointer in list(view.scan(Pointer)):
+                there = Hold(hold_id=event.hold_id, placed=event.placed, conversation_id=conversation_id)
+                yield Emit("subject.events", (pointer.home,), there)
+        if event.placed:
+            yield Put(HeldBy(sorted(holds | {event.hold_id})), (scope,))
+            yield Audit("hold.placed", at.controller, facts)
+            return
+        holds -= {event.hold_id}
+        yield Put(HeldBy(sorted(holds)), (scope,)) if holds else Delete(HeldBy, (scope,))
+        yield Audit("hold.released", at.controller, facts)
+        if event.conversation_id is None:
+            yield from self._rearm(view, "", at.receipt_ms)
+        elif (item := view.get(Item, event.conversation_id)) is not None:
+            yield Wake(EXPIRE + event.conversation_id, due_ms(item))
+
+    def _rearm(self, view: View, after: str, now_ms: int) -> Iterator[Effect]:
+        armed = 0
+        for (conversation_id,), item in view.scan(Item):
+            if conversation_id <= after:
+                continue
+            if armed == ITEMS_PER_RELEASE:
+                yield Wake(RELEASE + after, now_ms)
+                return
+            armed, after = armed + 1, conversation_id
+            yield Wake(EXPIRE + conversation_id, due_ms(item))

@@ -1,0 +1,248 @@
+"""Forgets an identifier: the fence first, then keys, state and tombstones in bounded steps, then the answer to the request."""
+
+from collections.abc import Generator, Iterator
+from typing import Any, ClassVar, assert_never
+
+import msgspec
+
+from processors.fence import Fence, Fenced, mark_of
+from processors.item import SWEEP, HeldBy, Item, Pointer, destroy_item, forget_nonce, is_held, sweep
+from processors.kernel import (
+    Alarm,
+    Audit,
+    Delete,
+    Effect,
+    Emit,
+    Instant,
+    Put,
+    Receipt,
+    Shred,
+    State,
+    View,
+    Wake,
+)  # fmt: skip
+from processors.permissions import ALWAYS_MS, EVIDENCE_SCOPE, PART, ConsentEvidence, Permissions
+from schemas.base import Record
+from schemas.routed import EraseOrder, EraseReport, Hold, ItemErase, ItemErased
+from schemas.topics import ErasureNotice
+
+CELLS_PER_STEP = 100  # rows of consent.state turned into tombstones in one step
+ITEMS_PER_STEP = 4  # an item's destruction is at most some 190 effects with a full sweep, most far fewer
+POINTERS_PER_STEP = 50
+STEP = "step\x1f"
+
+
+class Erasure(State):
+    """An erasure under way here: what was ordered, by which request, and how far it is."""
+
+    KIND: ClassVar[str] = "erasure"
+    controller: str
+    index: int
+    targets: list[str]
+    acknowledge_by_ms: int
+    fence_ms: int
+    erased: int = 0
+    awaiting: list[str] = []  # conversations whose home was asked and has not answered
+    held: list[str] = []  # conversations that a hold keeps, here or at their home
+    answered: bool = False
+
+
+class Waiting(State):
+    """A held item whose erasure was asked for by a further identifier of the same party."""
+
+    KIND: ClassVar[str] = "waiting"
+    request_id: str
+    asker: str
+    order_id: str
+    targets: list[str]
+    acknowledge_by_ms: int
+
+
+class EraseSubject:
+    """GDPR Art. 17 for one identifier. The order of things is the promise: nothing is destroyed before the fence stands.
+
+    Held items stay, are reported, and go by themselves when the last hold is released. Suppressions stay as keyed hashes:
+    forgetting someone must not make them callable.
+    """
+
+    name = "erase_subject"
+    READS: ClassVar[tuple[type[Record], ...]] = (EraseOrder, ItemErase, ItemErased, Hold)
+    STATE: ClassVar[tuple[type[State], ...]] = (Erasure, Waiting, Fence, Fenced)
+
+    def fold(self, view: View, event: Any, at: Receipt) -> Iterator[Effect]:
+        """Yield the effects of an order, of a home's answer, or of a hold's release."""
+        match event:
+            case EraseOrder():
+                yield from self._begin(view, event, at)
+            case ItemErase():
+                yield from self._erase_for(view, event, at)
+            case ItemErased():
+                yield from self._answered(view, event, at)
+            case Hold():
+                if not event.placed:
+                    yield Wake(STEP, at.receipt_ms)
+            case _:
+                assert_never(event)
+
+    def wake(self, view: View, alarm: Alarm, now: Instant) -> Iterator[Effect]:
+        """Go on with what is under way."""
+        if alarm.name.startswith(SWEEP):
+            yield from sweep(view, alarm.name.removeprefix(SWEEP), now.now_ms)
+            return
+        for (conversation_id,), waiting in list(view.scan(Waiting))[:ITEMS_PER_STEP]:
+            item = view.get(Item, conversation_id)
+            if item is None or not is_held(view, conversation_id):
+                yield Delete(Waiting, (conversation_id,))
+                yield from _erase_and_answer(view, conversation_id, item, waiting, now.now_ms)
+                yield Wake(STEP, now.now_ms)
+        for (request_id,), erasure in list(view.scan(Erasure)):
+            yield from self._step(view, request_id, erasure, now.now_ms)
+
+    def _begin(self, view: View, event: EraseOrder, at: Receipt) -> Iterator[Effect]:
+        if view.get(Erasure, event.request_id) is not None:
+            return
+        old = view.get(Fence) or Fence()
+        known = view.get(Permissions)
+        epoch = max(old.epoch, known.epoch + 1 if known else 0)
+        yield Put(Fence(max(old.at_ms, at.receipt_ms), old.incarnation + 1, epoch))
+        for event_id, until_ms in known.seen.items() if known else ():
+            if until_ms == ALWAYS_MS:  # from a fast clock: published again, its time would lie behind the fence
+                yield Put(Fenced(at.receipt_ms), (mark_of(view.owner, event_id),))
+        yield Audit("erasure.fenced", at.controller, {"request": event.request_id})
+        erasure = Erasure(at.controller, event.index, list(event.targets), event.acknowledge_by_ms, at.receipt_ms)
+        yield Put(erasure, (event.request_id,))
+        yield Wake(STEP, at.receipt_ms)
+
+    def _step(self, view: View, request_id: str, erasure: Erasure, now_ms: int) -> Iterator[Effect]:
+        gone: list[str] = []
+        held: list[str] = []
+        more = yield from _forget_consents(view, erasure)
+        for (conversation_id,), item in list(view.scan(Item)):
+            if item.effective_ms > erasure.fence_ms:
+                continue  # a new incarnation: not what was asked for
+            if is_held(view, conversation_id):
+                held.append(conversation_id)
+            elif len(gone) == ITEMS_PER_STEP:
+                more = True
+                break
+            else:
+                gone.append(conversation_id)
+                yield from destroy_item(view, item, conversation_id, "request", now_ms)
+        asked: list[str] = []
+        for (conversation_id,), pointer in list(view.scan(Pointer)):
+            if pointer.effective_ms > erasure.fence_ms:
+                continue
+            if len(asked) == POINTERS_PER_STEP:
+                more = True
+                break
+            asked.append(conversation_id)
+            yield Put(Fenced(now_ms), (mark_of(view.owner, conversation_id),))
+            yield Delete(Pointer, (conversation_id,))
+            order = ItemErase(
+                conversation_id=conversation_id, request_id=request_id, asker=view.owner, targets=tuple(erasure.targets),
+                order_id=f"{request_id}.{erasure.index}", acknowledge_by_ms=erasure.acknowledge_by_ms,
+            )  # fmt: skip
+            yield Emit("subject.events", (pointer.home,), order)
+        at_homes = [c for c in erasure.held if view.get(Item, c) is None]
+        erasure = msgspec.structs.replace(
+            erasure, erased=erasure.erased + len(gone), awaiting=sorted({*erasure.awaiting, *asked}),
+            held=sorted({*held, *at_homes}),
+        )  # fmt: skip
+        yield Put(erasure, (request_id,))
+        if gone or not erasure.answered:
+            yield _notice(view.owner, erasure.controller, request_id, f"{request_id}.{erasure.index}", tuple(gone),
+                          tuple(erasure.targets), erasure.acknowledge_by_ms)  # fmt: skip
+        if more:
+            yield Wake(STEP, now_ms)
+        else:
+            yield from self._report(view, request_id, erasure)
+
+    def _report(self, view: View, request_id: str, erasure: Erasure) -> Iterator[Effect]:
+        if erasure.awaiting:
+            return
+        done = not erasure.held
+        yield Emit("case.events", ("request", request_id), EraseReport(
+            request_id=request_id, index=erasure.index, erased=erasure.erased, held=len(erasure.held), final=done,
+            order_id=f"{request_id}.{erasure.index}",
+        ))  # fmt: skip
+        yield Audit("erasure.done" if done else "erasure.held", erasure.controller, {
+            "request": request_id, "items": str(erasure.erased), "held": str(len(erasure.held))})  # fmt: skip
+        if not done:
+            yield Put(msgspec.structs.replace(erasure, answered=True), (request_id,))
+            return
+        yield Delete(Erasure, (request_id,))
+        if not any(True for kind in (Item, Pointer) for _ in view.scan(kind)):
+            for parts, _ in list(view.scan(HeldBy)):
+                yield Delete(HeldBy, parts)
+        yield from forget_nonce(view)
+
+    def _erase_for(self, view: View, event: ItemErase, at: Receipt) -> Iterator[Effect]:
+        item = view.get(Item, event.conversation_id)
+        waiting = Waiting(event.request_id, event.asker, event.order_id, list(event.targets), event.acknowledge_by_ms)
+        if item is None or not is_held(view, event.conversation_id):
+            yield from _erase_and_answer(view, event.conversation_id, item, waiting, at.receipt_ms)
+            return
+        yield Put(waiting, (event.conversation_id,))
+        yield Emit("subject.events", (event.asker,), ItemErased(
+            conversation_id=event.conversation_id, request_id=event.request_id, held=True))  # fmt: skip
+
+    def _answered(self, view: View, event: ItemErased, at: Receipt) -> Iterator[Effect]:
+        erasure = view.get(Erasure, event.request_id)
+        if erasure is None:
+            return
+        awaiting = [c for c in erasure.awaiting if c != event.conversation_id]
+        others = {*erasure.held} - {event.conversation_id}
+        held = sorted({*others, event.conversation_id} if event.held else others)
+        erased = erasure.erased + (0 if event.held else 1)
+        erasure = msgspec.structs.replace(erasure, awaiting=awaiting, held=held, erased=erased)
+        yield Put(erasure, (event.request_id,))
+        yield from self._report(view, event.request_id, erasure)
+
+
+def _notice(
+    owner: str, controller: str, request_id: str, order_id: str, items: tuple[str, ...], targets: tuple[str, ...], by_ms: int
+) -> Emit:
+    return Emit("erasure.notices", (order_id,), ErasureNotice(
+        order_id=order_id, controller=controller, subject_ref=owner, items=items, cause="request", acknowledge_by_ms=by_ms,
+        targets=targets, request_id=request_id,
+    ))  # fmt: skip
+
+
+def _erase_and_answer(view: View, conversation_id: str, item: Item | None, order: Waiting, now_ms: int) -> Iterator[Effect]:
+    """At the home: erase an item that a further identifier's erasure reached, notify, and answer."""
+    if item is not None:
+        yield from destroy_item(view, item, conversation_id, "request", now_ms)
+        items, targets = (conversation_id,), tuple(order.targets)
+        yield _notice(view.owner, item.controller, order.request_id, order.order_id, items, targets, order.acknowledge_by_ms)
+    yield Emit("subject.events", (order.asker,), ItemErased(
+        conversation_id=conversation_id, request_id=order.request_id, held=False))  # fmt: skip
+    yield from forget_nonce(view)
+
+
+def _forget_consents(view: View, erasure: Erasure) -> Generator[Effect, None, bool]:
+    """Tombstones for every consent up to the fence, and no proof left; suppressions stay. Returns whether more is to do."""
+    known = view.get(Permissions)
+    if known is None:
+        return False
+    old = [key for key, cell in known.cells.items() if cell.effective_ms <= erasure.fence_ms]
+    proofs = [parts for parts, proof in view.scan(ConsentEvidence) if proof.effective_ms <= erasure.fence_ms]
+    if not old and not proofs and not known.seen:
+        return False
+    yield Audit("consents.erased", erasure.controller, {"rows": str(len(old[:CELLS_PER_STEP]))})
+    for key in old[:CELLS_PER_STEP]:
+        yield Emit("consent.state", (view.owner, *key.split(PART)), None)
+    for parts in proofs[:CELLS_PER_STEP]:
+        yield Delete(ConsentEvidence, parts)
+    more = max(len(old), len(proofs)) > CELLS_PER_STEP
+    gone = set(old[:CELLS_PER_STEP])
+    cells = {key: cell for key, cell in known.cells.items() if key not in gone}
+    kept = {name: entry for name, entry in known.suppressions.items() if entry.on or entry.effective_ms > erasure.fence_ms}
+    if not cells and not more:
+        yield Shred(EVIDENCE_SCOPE)
+    if cells or kept:
+        # What was seen is forgotten too: the fence refuses its replay.
+        evidence = max(0, known.evidence - len(proofs[:CELLS_PER_STEP]))
+        yield Put(msgspec.structs.replace(known, cells=cells, suppressions=kept, seen={}, evidence=evidence))
+    else:
+        yield Delete(Permissions)
+    return more

@@ -1,0 +1,153 @@
+"""What an identifier keeps of a conversation, and the one way an item is destroyed: fence and key first, then the rest."""
+
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+from processors.fence import Fenced, mark_of
+from processors.kernel import Audit, Delete, Effect, Emit, Nonce, Put, Sealed, Shred, State, View, Wake
+from processors.permissions import Permissions
+from processors.terms import erase_by
+from schemas.base import Record
+from schemas.routed import PartyDropped, PointerDropped
+from schemas.topics import ProtectedConversation
+
+Cause = Literal["request", "retention"]
+LINES_PER_SWEEP = 150  # lines deleted in one step; under kernel.EFFECTS_PER_STEP_MAX with the rest of a step
+SWEEP = "sweep\x1f"
+
+
+class Item(State):
+    """One party's part in one conversation. `effective_ms` is the effective time of its opening: the fence looks at it."""
+
+    KIND: ClassVar[str] = "item"
+    SEALED: ClassVar[dict[str, str]] = {"name": "name", "identifiers": "identifiers", "metadata": "metadata"}
+    SEALED_IN: ClassVar[type[Record] | None] = ProtectedConversation
+    controller: str
+    party: int
+    role: str
+    employee: bool
+    channel: str
+    direction: str
+    started_ms: int
+    received_ms: int
+    effective_ms: int
+    others: list[str] = []
+    name: Sealed = None
+    identifiers: Sealed = None
+    metadata: Sealed = None
+    jurisdiction: str | None = None
+    time_zone: str | None = None
+    campaign: str | None = None
+    queue: str | None = None
+    brand: str | None = None
+    purposes: list[str] = []
+    basis: str | None = None
+    ended_ms: int | None = None
+    disposition: str | None = None
+    lines_published: int = 0
+
+
+class ItemLine(State):
+    """One line, note or tag of an item; its place in the key is its time, then its event."""
+
+    KIND: ClassVar[str] = "line"
+    SEALED: ClassVar[dict[str, str]] = {"text": "lines.text"}
+    SEALED_IN: ClassVar[type[Record] | None] = ProtectedConversation
+    party: int
+    employee: bool
+    kind: str
+    text: Sealed
+    offset_ms: int | None = None
+    tag: str | None = None
+
+
+class ItemMedia(State):
+    """One recording of an item. `changed_ms` orders what is heard about it."""
+
+    KIND: ClassVar[str] = "media"
+    SEALED: ClassVar[dict[str, str]] = {"uri": "recordings.uri"}
+    SEALED_IN: ClassVar[type[Record] | None] = ProtectedConversation
+    state: str
+    confirmed: bool
+    changed_ms: int
+    uri: Sealed = None
+
+
+class Pointer(State):
+    """Says that this identifier was on the conversation, but the content is with the party's home."""
+
+    KIND: ClassVar[str] = "pointer"
+    home: str
+    controller: str
+    effective_ms: int
+
+
+class HeldBy(State):
+    """The legal holds on one conversation of this identifier, or (parts `*`) on all of them."""
+
+    KIND: ClassVar[str] = "held"
+    holds: list[str] = []
+
+
+class Redacted(State):
+    """Parties of a conversation that were erased: their lines, and every employee line, stay out of this copy."""
+
+    KIND: ClassVar[str] = "redacted"
+    parties: list[int] = []
+
+
+class Unpublished(State):
+    """The item changed since it was last published; an alarm is set."""
+
+    KIND: ClassVar[str] = "unpublished"
+    due_ms: int = 0
+
+
+def is_held(view: View, conversation_id: str) -> bool:
+    """Whether a legal hold keeps this item (or everything of this identifier)."""
+    return any((held := view.get(HeldBy, scope)) is not None and held.holds for scope in (conversation_id, "*"))
+
+
+def due_ms(item: Item) -> int:
+    """When the item goes by itself: counted from its end, or from its start while no end is known."""
+    return erase_by(item.ended_ms or item.started_ms, item.received_ms)
+
+
+def destroy_item(view: View, item: Item, conversation_id: str, cause: Cause, now_ms: int) -> Iterator[Effect]:
+    """Destroy one item: fence (when erased), audit entry, key, record, tombstone, then who else must forget; lines are swept.
+
+    Lines are unreadable as soon as the key is gone; `sweep` deletes them in steps, the first of them at once.
+    """
+    erased = cause == "request"
+    if erased:
+        yield Put(Fenced(now_ms), (mark_of(view.owner, conversation_id),))
+    yield Audit("item.destroyed", item.controller, {"cause": cause, "party_role": item.role})
+    yield Shred(conversation_id)
+    yield Delete(Item, (conversation_id,))
+    yield Emit("conversations.protected", (view.owner, conversation_id), None)
+    for kind in (Unpublished, Redacted, HeldBy):
+        if view.get(kind, conversation_id) is not None:
+            yield Delete(kind, (conversation_id,))
+    for (_, recording_id), _media in list(view.scan(ItemMedia, conversation_id)):
+        yield Delete(ItemMedia, (conversation_id, recording_id))
+    drop = PartyDropped(conversation_id=conversation_id, party=item.party, erased=erased)
+    yield Emit("case.events", ("conversation", item.controller, conversation_id), drop)
+    for other in item.others:
+        yield Emit("subject.events", (other,), PointerDropped(conversation_id=conversation_id))
+    yield from sweep(view, conversation_id, now_ms)
+
+
+def forget_nonce(view: View) -> Iterator[Effect]:
+    """Once nothing else of this owner is left, delete what names it in audit entries: from then on they are nobody's."""
+    kinds: tuple[type[State], ...] = (Item, Pointer, Permissions, HeldBy)
+    if not any(True for kind in kinds for _ in view.scan(kind)) and view.get(Nonce) is not None:
+        yield Delete(Nonce)
+
+
+def sweep(view: View, conversation_id: str, now_ms: int) -> Iterator[Effect]:
+    """Delete the lines of a destroyed item, a bounded number at a time; what is left wakes itself."""
+    for n, (parts, _) in enumerate(view.scan(ItemLine, conversation_id)):
+        if n == LINES_PER_SWEEP:
+            yield Wake(SWEEP + conversation_id, now_ms)
+            return
+        yield Delete(ItemLine, parts)

@@ -1,0 +1,83 @@
+"""Knows every legal hold by its id and tells the identifiers and conversations it covers when it begins and ends."""
+
+from collections.abc import Iterator
+from typing import Any, ClassVar, assert_never
+
+import msgspec
+
+from processors.kernel import Alarm, Audit, Effect, Emit, Instant, Put, Receipt, State, View, Wake
+from schemas.base import Record
+from schemas.events import HoldPlaced, HoldReleased
+from schemas.routed import Hold
+
+EXPIRE = "expire"
+
+
+class HoldRecord(State):
+    """One legal hold. `released_ms` may be known before `placed_ms`: events come in any order."""
+
+    KIND: ClassVar[str] = "hold"
+    controller: str
+    hold_id: str
+    ground: str = ""
+    authority: str | None = None
+    placed_ms: int | None = None
+    released_ms: int | None = None
+    until_ms: int | None = None
+    refs: list[str] = []
+    conversations: list[str] = []
+
+
+class KeepHold:
+    """Places and releases a hold, by event or when its `until` has come; the same event twice changes nothing."""
+
+    name = "keep_hold"
+    READS: ClassVar[tuple[type[Record], ...]] = (HoldPlaced, HoldReleased)
+    STATE: ClassVar[tuple[type[State], ...]] = (HoldRecord,)
+
+    def fold(self, view: View, event: Any, at: Receipt) -> Iterator[Effect]:
+        """Yield the hold's new state and the word to those it covers."""
+        old = view.get(HoldRecord) or HoldRecord(at.controller, event.hold_id)
+        match event:
+            case HoldPlaced():
+                if old.placed_ms is not None:
+                    return
+                until = int(event.until.timestamp() * 1000) if event.until else None
+                hold = msgspec.structs.replace(
+                    old, ground=event.ground, authority=event.authority, placed_ms=at.effective_ms, until_ms=until,
+                    refs=sorted({r for r in at.envelope.refs if r}), conversations=list(event.scope.conversation_ids),
+                )  # fmt: skip
+                yield Put(hold)
+                if hold.released_ms is not None:
+                    return  # released before it was known: it never stands
+                yield Audit("hold.opened", at.controller, {"hold": event.hold_id, "ground": event.ground,
+                            "by": at.actor_hash(at.controller, at.envelope.actor)})  # fmt: skip
+                yield from self._tell(hold, placed=True)
+                if until is not None:
+                    yield Wake(EXPIRE, until)
+            case HoldReleased():
+                if old.released_ms is not None:
+                    return
+                facts = {"hold": event.hold_id, "by": at.actor_hash(at.controller, at.envelope.actor)}
+                yield from self._release(old, at.effective_ms, facts)
+            case _:
+                assert_never(event)
+
+    def wake(self, view: View, alarm: Alarm, now: Instant) -> Iterator[Effect]:
+        """Release the hold: its `until` has come."""
+        hold = view.get(HoldRecord)
+        if hold is not None and hold.released_ms is None:
+            yield from self._release(hold, now.now_ms, {"hold": hold.hold_id, "by": "until"})
+
+    def _release(self, hold: HoldRecord, at_ms: int, facts: dict[str, str]) -> Iterator[Effect]:
+        hold = msgspec.structs.replace(hold, released_ms=at_ms)
+        yield Put(hold)
+        yield Audit("hold.closed", hold.controller, facts)
+        yield from self._tell(hold, placed=False)
+
+    def _tell(self, hold: HoldRecord, *, placed: bool) -> Iterator[Effect]:
+        for ref in hold.refs:
+            yield Emit("subject.events", (ref,), Hold(hold_id=hold.hold_id, placed=placed))
+        for conversation_id in hold.conversations:
+            key = ("conversation", hold.controller, conversation_id)
+            yield Emit("case.events", key, Hold(hold_id=hold.hold_id, placed=placed, conversation_id=conversation_id))

@@ -1,0 +1,330 @@
+"""Knows who was on a conversation, by reference only, and brings each event to the dossiers that must hold it."""
+
+import base64
+from collections.abc import Iterator
+from typing import Any, ClassVar, assert_never
+
+import msgspec
+
+from processors.kernel import (
+    Alarm,
+    Audit,
+    Delete,
+    Effect,
+    Emit,
+    Forward,
+    Instant,
+    Mint,
+    Put,
+    Receipt,
+    Refuse,
+    Sealed,
+    Shred,
+    State,
+    View,
+    Wake,
+)  # fmt: skip
+from processors.terms import HOUR_MS, SEEN_MS
+from schemas.base import Record
+from schemas.codec import decode_as, encode
+from schemas.events import (
+    CallAnnotated,
+    CallEnded,
+    CallPartyJoined,
+    CallPartyLeft,
+    CallRecording,
+    CallStarted,
+    CallTagged,
+    CallTranscribed,
+    Party,
+)  # fmt: skip
+from schemas.identifiers import home_of
+from schemas.routed import (
+    Envelope,
+    Hold,
+    ItemEnded,
+    ItemLines,
+    ItemOpened,
+    ItemPointed,
+    ItemRecording,
+    ItemRedacted,
+    ItemUntagged,
+    Line,
+    PartyDropped,
+    Routed,
+)  # fmt: skip
+
+EMPLOYEES = ("agent", "supervisor")
+KNOWN_ROLES = ("customer", "agent", "supervisor", "third_party", "bot")
+PARK_MS = HOUR_MS  # how long an event waits for its call.started before it is quarantined
+PARKED_MAX = 1_000  # per conversation; beyond it events are quarantined at once
+PARKED_PER_STEP = 90  # two effects each, under kernel.EFFECTS_PER_STEP_MAX
+PARTIES_MAX = 64
+PARKED = "parked"  # data-key scope of what waits
+UNPARK, GIVE_UP, FORGET = "unpark", "give-up", "forget-seen"
+CALL_EVENTS = (
+    CallStarted, CallPartyJoined, CallPartyLeft, CallRecording, CallTranscribed, CallAnnotated, CallTagged, CallEnded,
+)  # fmt: skip
+
+
+class RosterParty(State):
+    """Who a party is: refs, home first; none for a bot, or once the party was dropped. `erased`: it never comes back here."""
+
+    refs: list[str]
+    role: str
+    employee: bool
+    mark: str  # keyed hash of the publisher's party id, which is often a number or an address
+    erased: bool = False
+
+
+class Roster(State):
+    """A conversation's parties by index, and what a party that joins later must be told."""
+
+    KIND: ClassVar[str] = "roster"
+    controller: str
+    started_ms: int | None = None
+    channel: str = ""
+    direction: str = ""
+    campaign: str | None = None
+    queue: str | None = None
+    brand: str | None = None
+    purposes: list[str] = []
+    basis: str | None = None
+    parties: list[RosterParty] = []
+    holds: list[str] = []
+    forget_armed: bool = False
+
+
+class Seen(State):
+    """An event that was folded, remembered for 8 days."""
+
+    KIND: ClassVar[str] = "seen"
+    until_ms: int
+
+
+class Parked(State):
+    """An event that came before its call.started, sealed."""
+
+    KIND: ClassVar[str] = "parked"
+    SEALED: ClassVar[dict[str, str]] = {"envelope": "envelope"}
+    SEALED_IN: ClassVar[type[Record] | None] = Envelope
+    envelope: Sealed
+
+
+class KeepRoster:
+    """Who holds what was said: customers and third parties, one copy each; employees only that they took part.
+
+    A party's home (first tel, else first email, else first identifier) holds the content, its further identifiers a pointer.
+    When a customer was erased, what comes later for the others comes without that party's lines and without employee lines.
+    """
+
+    name = "keep_roster"
+    READS: ClassVar[tuple[type[Record], ...]] = (*CALL_EVENTS, PartyDropped, Hold)
+    STATE: ClassVar[tuple[type[State], ...]] = (Roster, Seen, Parked)
+
+    def fold(self, view: View, event: Any, at: Receipt) -> Iterator[Effect]:
+        """Yield messages to the dossiers of the conversation's parties."""
+        roster = view.get(Roster) or Roster(at.controller)
+        if isinstance(event, PartyDropped):
+            yield from self._drop(roster, event)
+            return
+        if isinstance(event, Hold):
+            yield from self._hold(roster, event)
+            return
+        if view.get(Seen, at.event_id) is not None:
+            return
+        if isinstance(event, CallStarted):
+            yield from self._remember(roster, at)
+            yield from self._start(view, view.get(Roster) or roster, event, at)
+        elif roster.started_ms is None:
+            yield from self._park(view, at)
+        else:
+            yield from self._remember(roster, at)
+            yield from self._spread(view.get(Roster) or roster, event, at)
+
+    def wake(self, view: View, alarm: Alarm, now: Instant) -> Iterator[Effect]:
+        """Send on what waited, give it up, or forget which events were seen."""
+        if alarm.name == FORGET:
+            yield from self._forget(view, now.now_ms)
+            return
+        waiting = list(view.scan(Parked))
+        started = (view.get(Roster) or Roster("")).started_ms is not None
+        for parts, parked in waiting[:PARKED_PER_STEP]:
+            opened = view.opened(parked, PARKED)
+            assert opened is not None and isinstance(opened.envelope, str), "what waits is shredded only when nothing waits"
+            envelope = decode_as(Envelope, base64.b64decode(opened.envelope))
+            if started:
+                yield Forward("case.events", (view.owner,), envelope.refs, like=envelope)
+            else:
+                yield Refuse("no-conversation", "conversation_id", like=envelope)
+            yield Delete(Parked, parts)
+        if len(waiting) > PARKED_PER_STEP:
+            yield Wake(alarm.name, now.now_ms)
+        else:
+            yield Shred(PARKED)
+
+    def _remember(self, roster: Roster, at: Receipt) -> Iterator[Effect]:
+        yield Put(Seen(at.receipt_ms + SEEN_MS), (at.event_id,))
+        if not roster.forget_armed:
+            yield Put(msgspec.structs.replace(roster, forget_armed=True))
+            yield Wake(FORGET, at.receipt_ms + SEEN_MS)
+
+    def _forget(self, view: View, now_ms: int) -> Iterator[Effect]:
+        left = None
+        for n, (parts, seen) in enumerate(list(view.scan(Seen))):
+            if seen.until_ms <= now_ms and n < 2 * PARKED_PER_STEP:
+                yield Delete(Seen, parts)
+            else:
+                left = max(min(left or seen.until_ms, seen.until_ms), now_ms)
+        roster = view.get(Roster)
+        if left is not None:
+            yield Wake(FORGET, left)
+        elif roster is not None:
+            gone = roster.started_ms is not None and not any(p.refs for p in roster.parties)
+            yield Delete(Roster) if gone and not roster.holds else Put(msgspec.structs.replace(roster, forget_armed=False))
+
+    def _park(self, view: View, at: Receipt) -> Iterator[Effect]:
+        parts = (f"{at.receipt_ms:014d}", at.event_id)
+        waiting = [p for p, _ in view.scan(Parked)]
+        if any(p[1] == at.event_id for p in waiting):
+            return
+        if len(waiting) >= PARKED_MAX:
+            yield Refuse("too-many-waiting", "conversation_id")
+            return
+        yield Mint(PARKED, at.controller)
+        yield Put(Parked(base64.b64encode(encode(at.envelope)).decode()), parts, scope=PARKED)
+        if not waiting:
+            yield Wake(GIVE_UP, at.receipt_ms + PARK_MS)
+
+    def _start(self, view: View, roster: Roster, event: CallStarted, at: Receipt) -> Iterator[Effect]:
+        roster = msgspec.structs.replace(
+            roster, started_ms=at.effective_ms, channel=event.channel, direction=event.direction, campaign=event.campaign,
+            queue=event.queue, brand=event.brand, purposes=list(event.purposes or ()), basis=event.lawful_basis,
+        )  # fmt: skip
+        refs = iter(at.envelope.refs)
+        for party in event.parties:
+            mine = [next(refs) for _ in party.identifiers]
+            roster = yield from self._admit(roster, party, mine, event.metadata or {}, at)
+        yield Put(roster)
+        if any(True for _ in view.scan(Parked)):
+            yield Wake(UNPARK, at.receipt_ms)
+            yield Wake(GIVE_UP, None)
+
+    def _admit(self, roster: Roster, party: Party, refs: list[str], metadata: dict[str, str], at: Receipt) -> Any:
+        """Open an item for one party; returns the roster with it. A party that was erased here stays out."""
+        role = party.role if party.role in KNOWN_ROLES else "customer"
+        mark = at.ref(at.controller, "party", party.party_id)
+        known = next((n for n, p in enumerate(roster.parties) if p.mark == mark), None)
+        if known is not None and (roster.parties[known].erased or roster.parties[known].refs):
+            if not roster.parties[known].erased:
+                yield from self._open(roster, known, party, metadata, at)
+            return roster
+        if known is None and len(roster.parties) >= PARTIES_MAX:
+            yield Audit("event.refused", at.controller, {"reason": "too-many-parties"}, named=False)
+            return roster
+        home = home_of(party.identifiers) if party.identifiers else 0
+        living = [r for r in dict.fromkeys([*refs[home : home + 1], *refs]) if r]
+        new = RosterParty(living, role, role in EMPLOYEES, mark)
+        parties = [*roster.parties]
+        index = len(parties) if known is None else known
+        parties[index : index + 1] = [new]
+        roster = msgspec.structs.replace(roster, parties=parties)
+        yield from self._open(roster, index, party, metadata, at)
+        return roster
+
+    def _open(self, roster: Roster, index: int, party: Party, metadata: dict[str, str], at: Receipt) -> Iterator[Effect]:
+        known = roster.parties[index]
+        if not known.refs or known.role == "bot" or roster.started_ms is None:
+            return
+        conversation_id = _conversation(at)
+        home, *others = known.refs
+        secret = {} if known.employee else {"identifiers": party.identifiers, "name": party.name, "metadata": metadata}
+        yield Emit("subject.events", (home,), ItemOpened(
+            conversation_id=conversation_id, party=index, role=known.role, employee=known.employee, channel=roster.channel,
+            direction=roster.direction, started_ms=roster.started_ms, others=tuple(others), jurisdiction=party.jurisdiction,
+            time_zone=party.time_zone, campaign=roster.campaign, queue=roster.queue, brand=roster.brand,
+            purposes=tuple(roster.purposes), lawful_basis=roster.basis, holds=tuple(roster.holds), **secret,  # type: ignore[arg-type]
+        ))  # fmt: skip
+        for other in others:
+            yield Emit("subject.events", (other,), ItemPointed(conversation_id=conversation_id, home=home))
+
+    def _spread(self, roster: Roster, event: Any, at: Receipt) -> Iterator[Effect]:
+        conversation_id = event.conversation_id
+        match event:
+            case CallPartyJoined():
+                roster = yield from self._admit(roster, event.party, list(at.envelope.refs), {}, at)
+                yield Put(roster)
+            case CallPartyLeft():
+                return
+            case CallEnded():
+                ended = ItemEnded(conversation_id=conversation_id, ended_ms=at.effective_ms, disposition=event.disposition)
+                yield from self._to(roster, ended, employees=True)
+            case CallRecording():
+                yield from self._content(roster, at, ItemRecording(
+                    conversation_id=conversation_id, recording_id=event.recording_id, confirmed=event.confirmed, uri=event.uri,
+                    state=at.envelope.type.removeprefix("call.recording_"),  # type: ignore[arg-type]
+                ))  # fmt: skip
+            case CallTranscribed():
+                segments = event.segments
+                lines = [self._line(roster, at, s.party_id, "line", s.text, s.offset_ms) for s in segments]
+                yield from self._lines(roster, at, lines)
+            case CallAnnotated():
+                yield from self._lines(roster, at, [self._line(roster, at, event.author, "note", event.note)])
+            case CallTagged() if at.envelope.type == "call.untagged":
+                yield from self._to(roster, ItemUntagged(conversation_id=conversation_id, tag=event.tag))
+            case CallTagged():
+                text = " ".join(t for t in (event.value, event.comment) if t)
+                yield from self._lines(roster, at, [self._line(roster, at, None, "tag", text, tag=event.tag)])
+            case _:
+                assert_never(event)
+
+    def _line(self, roster: Roster, at: Receipt, party_id: str | None, kind: Any, text: str,
+              offset_ms: int | None = None, tag: str | None = None) -> Line:  # fmt: skip
+        mark = party_id and at.ref(at.controller, "party", party_id)
+        index = next((n for n, p in enumerate(roster.parties) if p.mark == mark), -1)
+        employee = index >= 0 and roster.parties[index].employee
+        return Line(party=index, employee=employee, kind=kind, text=text, offset_ms=offset_ms, tag=tag)
+
+    def _lines(self, roster: Roster, at: Receipt, lines: list[Line]) -> Iterator[Effect]:
+        erased = {n for n, p in enumerate(roster.parties) if p.erased and not p.employee}
+        if erased:  # employees repeat what customers say, and a line of nobody may be the erased person's
+            lines = [x for x in lines if x.party >= 0 and not x.employee and x.party not in erased]
+        if lines:
+            yield from self._content(roster, at, ItemLines(conversation_id=_conversation(at), lines=tuple(lines)))
+
+    def _content(self, roster: Roster, at: Receipt, message: Routed) -> Iterator[Effect]:
+        """To each customer and third party; content that nobody may hold is not kept, and that is on record."""
+        if any(p.refs and not p.employee for p in roster.parties):
+            yield from self._to(roster, message)
+        elif any(not p.employee and p.role != "bot" for p in roster.parties):
+            yield Audit("event.refused", at.controller, {"reason": "party-gone"}, named=False)
+        else:
+            yield Refuse("no-holder", "conversation_id", like=at.envelope)
+
+    def _to(self, roster: Roster, message: Routed, *, employees: bool = False) -> Iterator[Effect]:
+        for party in roster.parties:
+            if party.refs and (employees or not party.employee):
+                yield Emit("subject.events", (party.refs[0],), message)
+
+    def _drop(self, roster: Roster, event: PartyDropped) -> Iterator[Effect]:
+        if event.party >= len(roster.parties):
+            return
+        old = roster.parties[event.party]
+        if not old.refs and (old.erased or not event.erased):
+            return
+        parties = [*roster.parties]
+        parties[event.party] = msgspec.structs.replace(old, refs=[], erased=old.erased or event.erased)
+        roster = msgspec.structs.replace(roster, parties=parties)
+        yield Put(roster)
+        if event.erased and not old.employee:
+            yield from self._to(roster, ItemRedacted(conversation_id=event.conversation_id, party=event.party))
+
+    def _hold(self, roster: Roster, event: Hold) -> Iterator[Effect]:
+        holds = {*roster.holds, event.hold_id} if event.placed else {*roster.holds} - {event.hold_id}
+        yield Put(msgspec.structs.replace(roster, holds=sorted(holds)))
+        yield from self._to(roster, event, employees=True)
+
+
+def _conversation(at: Receipt) -> str:
+    """The conversation this case is about: the last part of its key."""
+    return str(msgspec.json.decode(at.owner)[2])

@@ -1,0 +1,230 @@
+"""Keeps what was said and done on a conversation, sealed under a key of its own, and publishes the protected view."""
+
+from collections.abc import Iterator
+from typing import Any, ClassVar, assert_never
+
+import msgspec
+
+from processors.fence import refuses
+from processors.item import Item, ItemLine, ItemMedia, Pointer, Redacted, Unpublished, due_ms, is_held
+from processors.kernel import Alarm, Audit, Delete, Effect, Emit, Instant, Mint, Put, Receipt, Refuse, Sealed, State, View, Wake
+from schemas.base import Record
+from schemas.routed import (
+    Hold,
+    ItemEnded,
+    ItemLines,
+    ItemOpened,
+    ItemPointed,
+    ItemRecording,
+    ItemRedacted,
+    ItemUntagged,
+    Line,
+    PartyDropped,
+    PointerDropped,
+)  # fmt: skip
+from schemas.topics import ProtectedConversation, ProtectedLine, ProtectedRecording
+
+# A conversation is published whole under one key, so a line does not publish it: the view follows within this time, and
+# within 50 ms more per line already published, which keeps the work of a long call linear.
+PUBLISH_DELAY_MS = 1_000
+PUBLISH_DELAY_PER_LINE_MS = 50
+LINES_MAX = 20_000  # a day of uninterrupted talk; beyond it lines go to quarantine
+PUBLISH = "publish\x1f"
+READS = (
+    ItemOpened, ItemPointed, ItemLines, ItemUntagged, ItemRecording, ItemEnded, ItemRedacted, PointerDropped, Hold,
+)  # fmt: skip
+
+
+class ProtectItem:
+    """Holds the item of one identifier × conversation: plain what a machine must know, sealed what a person said or is.
+
+    Only homes of customers and third parties hold content; employees' dossiers have the participation, further identifiers a
+    pointer. What the fence refuses leaves an audit entry and nothing else, and the roster is told to forget the party.
+    """
+
+    name = "protect_item"
+    READS: ClassVar[tuple[type[Record], ...]] = READS
+    STATE: ClassVar[tuple[type[State], ...]] = (Item, ItemLine, ItemMedia, Pointer, Redacted, Unpublished)
+
+    def fold(self, view: View, event: Any, at: Receipt) -> Iterator[Effect]:
+        """Yield the effects of one message about a conversation."""
+        match event:
+            case ItemOpened():
+                yield from self._open(view, event, at)
+            case ItemPointed():
+                yield from self._point(view, event, at)
+            case ItemLines():
+                yield from self._add_lines(view, event, at)
+            case ItemRecording():
+                yield from self._recording(view, event, at)
+            case ItemEnded():
+                yield from self._end(view, event, at)
+            case ItemUntagged():
+                for parts, line in list(view.scan(ItemLine, event.conversation_id)):
+                    if line.tag == event.tag:
+                        yield Delete(ItemLine, parts)
+                        yield from self._changed(view, event.conversation_id, at.receipt_ms)
+            case ItemRedacted():
+                yield from self._redact(view, event, at)
+            case PointerDropped():
+                if view.get(Pointer, event.conversation_id) is not None:
+                    yield Delete(Pointer, (event.conversation_id,))
+            case Hold():
+                if event.conversation_id is not None and view.get(Item, event.conversation_id) is not None:
+                    yield from self._changed(view, event.conversation_id, at.receipt_ms)
+            case _:
+                assert_never(event)
+
+    def wake(self, view: View, alarm: Alarm, now: Instant) -> Iterator[Effect]:
+        """Publish what changed."""
+        conversation_id = alarm.name.removeprefix(PUBLISH)
+        item = view.get(Item, conversation_id)
+        if item is None:
+            return
+        yield Delete(Unpublished, (conversation_id,))
+        published = render(view, item, conversation_id)
+        yield Put(msgspec.structs.replace(item, lines_published=len(published.lines)), (conversation_id,))
+        yield Emit("conversations.protected", (view.owner, conversation_id), published)
+
+    def _open(self, view: View, event: ItemOpened, at: Receipt) -> Iterator[Effect]:
+        conversation_id = event.conversation_id
+        if refuses(view, at.effective_ms, conversation_id):
+            yield Audit("event.refused", at.controller, {"reason": "fenced"}, named=False)
+            gone = PartyDropped(conversation_id=conversation_id, party=event.party, erased=True)
+            yield Emit("case.events", ("conversation", at.controller, conversation_id), gone)
+            return
+        old = view.get(Item, conversation_id)
+        if old is not None:
+            return  # an import of what is here already changes nothing
+        identifiers = msgspec.json.encode([_as_sent(i) for i in event.identifiers]).decode() if event.identifiers else None
+        metadata = msgspec.json.encode(event.metadata).decode() if event.metadata else None
+        item = Item(
+            controller=at.controller, party=event.party, role=event.role, employee=event.employee, channel=event.channel,
+            direction=event.direction, started_ms=event.started_ms, received_ms=at.receipt_ms, effective_ms=at.effective_ms,
+            others=list(event.others), jurisdiction=event.jurisdiction, time_zone=event.time_zone, campaign=event.campaign,
+            queue=event.queue, brand=event.brand, purposes=list(event.purposes), basis=event.lawful_basis, name=event.name,
+            identifiers=identifiers, metadata=metadata,
+        )  # fmt: skip
+        yield Mint(conversation_id, at.controller)
+        yield Put(item, (conversation_id,), scope=conversation_id)
+        yield Audit("item.protected", at.controller, {"party_role": event.role, "channel": event.channel})
+        yield from self._changed(view, conversation_id, at.receipt_ms)
+
+    def _point(self, view: View, event: ItemPointed, at: Receipt) -> Iterator[Effect]:
+        if refuses(view, at.effective_ms, event.conversation_id):
+            yield Audit("event.refused", at.controller, {"reason": "fenced"}, named=False)
+        elif view.get(Pointer, event.conversation_id) is None:
+            yield Put(Pointer(event.home, at.controller, at.effective_ms), (event.conversation_id,))
+
+    def _add_lines(self, view: View, event: ItemLines, at: Receipt) -> Iterator[Effect]:
+        conversation_id = event.conversation_id
+        if view.get(Item, conversation_id) is None or not view.has_key(conversation_id):
+            yield from _nobody(view, conversation_id, at)
+            return
+        unpublished = view.get(Unpublished, conversation_id)
+        item = view.get(Item, conversation_id)
+        if item is not None and item.lines_published + len(event.lines) > LINES_MAX:
+            yield Refuse("too-many-lines", "segments")
+            return
+        redacted = view.get(Redacted, conversation_id)
+        for n, line in enumerate(event.lines):
+            if redacted is None or not _is_redacted(line, redacted.parties):
+                key = (conversation_id, f"{at.time_ms:014d}-{at.event_id}-{n:04d}")
+                record = ItemLine(line.party, line.employee, line.kind, line.text, line.offset_ms, line.tag)
+                yield Put(record, key, scope=conversation_id)
+        if unpublished is None:
+            yield from self._changed(view, conversation_id, at.receipt_ms)
+
+    def _recording(self, view: View, event: ItemRecording, at: Receipt) -> Iterator[Effect]:
+        conversation_id = event.conversation_id
+        if view.get(Item, conversation_id) is None or not view.has_key(conversation_id):
+            yield from _nobody(view, conversation_id, at)
+            return
+        old = view.get(ItemMedia, conversation_id, event.recording_id)
+        if old is not None and old.changed_ms > at.effective_ms:
+            return
+        uri = event.uri if event.uri is not None else old.uri if old is not None else None
+        media = ItemMedia(event.state, event.confirmed, at.effective_ms, uri)
+        yield Put(media, (conversation_id, event.recording_id), scope=conversation_id)
+        yield from self._changed(view, conversation_id, at.receipt_ms)
+
+    def _end(self, view: View, event: ItemEnded, at: Receipt) -> Iterator[Effect]:
+        item = view.get(Item, event.conversation_id)
+        if item is None:
+            yield from _nobody(view, event.conversation_id, at)
+            return
+        ended = max(event.ended_ms, item.ended_ms or 0)
+        changed = msgspec.structs.replace(item, ended_ms=ended, disposition=event.disposition or item.disposition)
+        yield Put(changed, (event.conversation_id,))
+        yield from self._changed(view, event.conversation_id, at.receipt_ms)
+
+    def _redact(self, view: View, event: ItemRedacted, at: Receipt) -> Iterator[Effect]:
+        conversation_id = event.conversation_id
+        item = view.get(Item, conversation_id)
+        if item is None:
+            return
+        old = view.get(Redacted, conversation_id)
+        parties = sorted({event.party, *(old.parties if old else ())})
+        yield Put(Redacted(parties), (conversation_id,))
+        dropped = 0
+        for parts, line in list(view.scan(ItemLine, conversation_id)):
+            if _is_redacted(line, parties):
+                dropped += 1
+                yield Delete(ItemLine, parts)
+        yield Audit("item.redacted", item.controller, {"lines": str(dropped)})
+        yield from self._changed(view, conversation_id, at.receipt_ms)
+
+    def _changed(self, view: View, conversation_id: str, receipt_ms: int) -> Iterator[Effect]:
+        if view.get(Unpublished, conversation_id) is None:
+            item = view.get(Item, conversation_id)
+            delay = PUBLISH_DELAY_MS + PUBLISH_DELAY_PER_LINE_MS * (item.lines_published if item and not item.ended_ms else 0)
+            yield Put(Unpublished(receipt_ms + delay), (conversation_id,))
+            yield Wake(PUBLISH + conversation_id, receipt_ms + delay)
+
+
+def render(view: View, item: Item, conversation_id: str) -> ProtectedConversation:
+    """One party's view of one conversation, as `conversations.protected` carries it; sealed fields stay sealed."""
+    lines = tuple(
+        ProtectedLine(party=x.party, employee=x.employee, kind=x.kind, text=_token(x.text), offset_ms=x.offset_ms, tag=x.tag)
+        for _, x in view.scan(ItemLine, conversation_id)
+    )
+    recordings = tuple(
+        ProtectedRecording(recording_id=parts[1], state=x.state, confirmed=x.confirmed, uri=_optional(x.uri))
+        for parts, x in view.scan(ItemMedia, conversation_id)
+    )
+    return ProtectedConversation(
+        subject_ref=view.owner, conversation_id=conversation_id, controller=item.controller, party=item.party, role=item.role,
+        channel=item.channel, direction=item.direction, started_ms=item.started_ms, received_ms=item.received_ms,
+        ended_ms=item.ended_ms, disposition=item.disposition, campaign=item.campaign, queue=item.queue, brand=item.brand,
+        purposes=tuple(item.purposes), basis=item.basis, jurisdiction=item.jurisdiction, time_zone=item.time_zone,
+        name=_optional(item.name), identifiers=_optional(item.identifiers), metadata=_optional(item.metadata), lines=lines,
+        recordings=recordings, media="recorded" if recordings else "none", erase_by_ms=due_ms(item),
+        held=is_held(view, conversation_id), reviewable=not item.employee,
+    )  # fmt: skip
+
+
+def _nobody(view: View, conversation_id: str, at: Receipt) -> Iterator[Effect]:
+    """Content for an item that is not here: fenced or expired. Nothing is kept, and that is on record."""
+    reason = "fenced" if refuses(view, at.effective_ms, conversation_id) else "no-item"
+    yield Audit("event.refused", at.controller, {"reason": reason}, named=False)
+
+
+def _is_redacted(line: Line | ItemLine, parties: list[int]) -> bool:
+    # A line of nobody in particular may be the erased person's, so it goes too.
+    return line.employee or line.party in parties or line.party < 0
+
+
+def _as_sent(identifier: Any) -> dict[str, Any]:
+    sent = {"kind": identifier.kind, "value": identifier.value}
+    return sent | ({"jurisdiction": identifier.jurisdiction} if identifier.jurisdiction else {})
+
+
+def _token(value: Sealed) -> bytes:
+    assert isinstance(value, bytes), "a sealed field left the engine unsealed"
+    return value
+
+
+def _optional(value: Sealed) -> bytes | None:
+    return None if value is None else _token(value)
+
+

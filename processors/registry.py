@@ -1,0 +1,22 @@
+"""Every processor by its name, which is also its file, its section of `topology.yaml`, its cases and its metric label."""
+
+from processors.admit_event import AdmitEvent
+from processors.configure_controller import ConfigureController
+from processors.enforce_retention import EnforceRetention
+from processors.erase_subject import EraseSubject
+from processors.keep_consent import KeepConsent
+from processors.keep_hold import KeepHold
+from processors.keep_roster import KeepRoster
+from processors.kernel import Processor
+from processors.protect_item import ProtectItem
+from processors.run_breach import RunBreach
+from processors.run_request import RunRequest
+
+
+def processors() -> dict[str, Processor]:
+    """A fresh instance of each processor; `decide_use` is a pure function and is none of them."""
+    every: list[Processor] = [
+        AdmitEvent(), KeepConsent(), ProtectItem(), EnforceRetention(), EraseSubject(), KeepRoster(), RunRequest(), KeepHold(),
+        RunBreach(), ConfigureController(),
+    ]  # fmt: skip
+    return {p.name: p for p in every}

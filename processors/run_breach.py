@@ -1,0 +1,184 @@
+"""Runs the legal clocks of an incident: alerts before they run out, and after.
+
+GDPR Art. 33(1): 72 hours from awareness to the authority. Art. 33(2): the processor tells the controller without undue
+delay. Hours never roll over a weekend or a holiday (Regulation 1182/71 Art. 3(4) is about periods expressed otherwise
+than in hours; law.md, section 2: never stretch).
+"""
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import ClassVar, Literal
+
+import msgspec
+
+from processors.kernel import Alarm, Audit, Effect, Emit, Instant, Put, Receipt, Refuse, State, View, Wake
+from processors.terms import HOUR_MS
+from schemas.base import Record
+from schemas.events import BreachEvent, Risk
+from schemas.topics import BreachAlert
+
+AUTHORITY_HOURS = 72  # Art. 33(1)
+EVENTS_MAX = 1_000  # event ids remembered per incident: an incident has some tens of reports, assessments and notices
+ALARM = "breach_clock"
+
+Level = Literal["started", "48h", "24h", "6h", "overdue", "stopped"]
+LEVELS: tuple[tuple[int, Level], ...] = (
+    (48 * HOUR_MS, "48h"), (24 * HOUR_MS, "24h"), (6 * HOUR_MS, "6h"), (0, "overdue"),
+)  # fmt: skip
+CLOCKS = {"controller": "gdpr.art33.authority", "processor": "gdpr.art33_2.controller"}
+TOLD = {"controller": "authority", "processor": "controller"}  # whom a notice must reach to stop the role's clock
+
+Rank = tuple[int, int, str]  # 1 for a report or an assessment, effective time in ms, event id: the greater one wins
+
+
+class Incident(State):
+    """What is known of an incident: the last statement of each fact, so that the order of arrival does not matter.
+
+    `statement`, `aware_rank` and `affected_rank` say which event each fact comes from. `notified` maps a recipient
+    (`authority`, `controller`) to its first notice (ms). `clock_ms` is the latest time this incident has seen; `told_*`
+    is the last alert.
+    """
+
+    KIND: ClassVar[str] = "incident"
+    controller: str
+    incident_id: str
+    statement: Rank = (0, 0, "")
+    role: Literal["controller", "processor"] = "controller"
+    detected_ms: int = 0
+    risk: Risk = "high"
+    categories: tuple[str, ...] = ()
+    aware_rank: Rank = (0, 0, "")
+    aware_ms: int | None = None
+    affected_rank: Rank = (0, 0, "")
+    affected: int = 0
+    notified: dict[str, int] = msgspec.field(default_factory=dict)
+    closed_ms: int | None = None
+    clock_ms: int = 0
+    told_clock: str = ""
+    told_level: str = ""
+    told_due_ms: int = 0
+    events: list[str] = msgspec.field(default_factory=list)
+
+    @property
+    def due_ms(self) -> int:
+        """When the role's clock runs out; from detection while awareness is not stated, which is never later."""
+        start_ms = self.detected_ms if self.aware_ms is None else self.aware_ms
+        return start_ms + AUTHORITY_HOURS * HOUR_MS if self.role == "controller" else start_ms
+
+    @property
+    def stopped(self) -> str:
+        """Why no clock runs: `notified`, `unlikely`, `closed`; empty while one does."""
+        if TOLD[self.role] in self.notified:
+            return "notified"
+        if self.risk == "unlikely" and self.role == "controller":
+            return "unlikely"  # Art. 33(1) knows this exception; Art. 33(2) does not
+        stated_ms = self.statement[1] if self.statement[0] else None
+        if self.closed_ms is not None and (stated_ms is None or self.closed_ms > stated_ms):
+            return "closed"
+        return ""
+
+
+class RunBreach:
+    """Runs the clocks of one incident.
+
+    * Controller: `gdpr.art33.authority`, 72 hours from awareness; without `aware_at` from detection, marked `assumed`.
+      Processor: `gdpr.art33_2.controller`, due at awareness: there is no grace, so it is overdue until the controller
+      has been told.
+    * Alerts on `breach.alerts`: `started`, then `48h`, `24h`, `6h` of headroom and `overdue`. Of levels that had passed
+      before the report, only the current one. A correction that moves the clock is told again with the new due time.
+    * `stopped` when the authority (a processor's: the controller) was notified, when the risk was assessed as unlikely
+      (a controller's only), or when closed. A later report or assessment opens it again. `recipient` is `authority` or
+      `controller`, with a name after a colon if wanted; a notice to anyone else stops nothing.
+    * Role, risk, detection, awareness and scope are each the last statement by effective time, reports and assessments
+      before notices and closures; a second copy of an event changes nothing.
+    * Refusal `id-taken`: the incident id belongs to another controller.
+    """
+
+    name = "run_breach"
+    READS: ClassVar[tuple[type[Record], ...]] = (BreachEvent,)
+    STATE: ClassVar[tuple[type[State], ...]] = (Incident,)
+
+    def fold(self, view: View, event: BreachEvent, at: Receipt) -> Iterator[Effect]:
+        """Keep what `event` states, and give the alert that follows from it; refusal `id-taken`."""
+        known = view.get(Incident) or Incident(at.controller, event.incident_id)
+        if known.controller != at.controller:
+            yield Refuse("id-taken", "incident_id")
+            return
+        if at.event_id in known.events:
+            return
+        incident = _stated(known, event, at)
+        incident.events = [*known.events, at.event_id][-EVENTS_MAX:]
+        incident.clock_ms = max(known.clock_ms, at.receipt_ms)
+        facts = {
+            "role": event.role, "risk": event.risk, "detected_ms": str(_ms(event.detected_at)),
+            "aware_ms": str(_ms(event.aware_at or event.detected_at)), "assumed": "no" if event.aware_at else "yes",
+            "affected": str(incident.affected),
+        }  # fmt: skip
+        yield Audit(at.envelope.type, at.controller, facts)
+        yield from _tell(incident)
+
+    def wake(self, view: View, alarm: Alarm, now: Instant) -> Iterator[Effect]:
+        """Alert at the level that the clock has reached."""
+        known = view.get(Incident)
+        if known is not None:
+            yield from _tell(msgspec.structs.replace(known, clock_ms=max(known.clock_ms, now.now_ms)))
+
+
+def _stated(known: Incident, event: BreachEvent, at: Receipt) -> Incident:
+    """Copy `known` with what `event` states, wherever it is the last word."""
+    kind = at.envelope.type
+    rank: Rank = (int(kind in ("breach.reported", "breach.assessed")), at.effective_ms, at.event_id)
+    incident = msgspec.structs.replace(known)
+    if rank > known.statement:
+        incident.statement, incident.role, incident.risk = rank, event.role, event.risk
+        incident.detected_ms, incident.categories = _ms(event.detected_at), event.categories
+    if event.aware_at is not None and rank > known.aware_rank:
+        incident.aware_rank, incident.aware_ms = rank, _ms(event.aware_at)
+    if event.scope is not None and rank > known.affected_rank:
+        incident.affected_rank = rank
+        incident.affected = len(event.scope.conversation_ids) + len(event.scope.identifiers)
+    if kind == "breach.notified" and event.recipient:
+        who = event.recipient.split(":")[0]
+        if who in TOLD.values():
+            incident.notified = {**known.notified, who: min(at.effective_ms, known.notified.get(who, at.effective_ms))}
+    if kind == "breach.closed":
+        incident.closed_ms = max(at.effective_ms, known.closed_ms or 0)
+    return incident
+
+
+def _tell(incident: Incident) -> Iterator[Effect]:
+    """Alert when clock, level or due time are not what readers were told last; set the alarm for the next level."""
+    clock, due_ms, stopped = CLOCKS[incident.role], incident.due_ms, incident.stopped
+    headroom_ms = due_ms - incident.clock_ms
+    level: Level = "stopped" if stopped else "started"
+    next_ms: int | None = None
+    if not stopped:
+        for threshold_ms, name in LEVELS:
+            if headroom_ms > threshold_ms:
+                next_ms = due_ms - threshold_ms
+                break
+            level = name
+    alerts: list[tuple[str, Level, int]] = []
+    if incident.told_clock not in ("", clock) and incident.told_level != "stopped":
+        # the role was corrected: that clock is no more
+        alerts.append((incident.told_clock, "stopped", incident.told_due_ms))
+    if (incident.told_clock, incident.told_level, incident.told_due_ms) != (clock, level, due_ms):
+        alerts.append((clock, level, due_ms))
+    incident.told_clock, incident.told_level, incident.told_due_ms = clock, level, due_ms
+    yield Put(incident)
+    for told_clock, told_level, told_due_ms in alerts:
+        headroom_ms = told_due_ms - incident.clock_ms
+        facts = {"clock": told_clock, "level": told_level, "due_ms": str(told_due_ms), "headroom_ms": str(headroom_ms)}
+        if stopped:
+            facts["stopped"] = stopped
+        yield Audit("breach.alert", incident.controller, facts)
+        alert = BreachAlert(
+            incident_id=incident.incident_id, controller=incident.controller, clock=told_clock, level=told_level,
+            due_ms=told_due_ms, headroom_ms=headroom_ms, risk=incident.risk, affected=incident.affected,
+        )  # fmt: skip
+        yield Emit("breach.alerts", (incident.incident_id,), alert)
+    yield Wake(ALARM, next_ms)
+
+
+def _ms(moment: datetime) -> int:
+    return round(moment.timestamp() * 1000)
