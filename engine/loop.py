@@ -1,0 +1,186 @@
+"""The task loop: one piece of code for every runtime. A turn polls every task, folds, and commits everything at once.
+
+A turn, by its numbered steps (a crash or an error between any two of them leaves nothing half-done):
+
+1. Read new controller settings from the global table `controllers`, and the clock.
+2. Poll each task's owned input partitions.
+3. Fold each record through its task's processors; effects go to the partition's overlay and outputs.
+4. Commit outputs, state, audit frontiers and positions: one `Commit`, atomic and durable.
+5. Only now what was written becomes what is known (caches), and counters move.
+6. Alarms that are due ring in a turn of their own, by the same steps 3 to 5.
+
+`CommitLost` takes one path: forget every overlay, rewind, begin again from the committed positions.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Mapping
+from time import perf_counter
+
+from engine.clock import Clock
+from engine.layout import DUE, DueAlarm, due_alarm
+from engine.partition import Partition, Shared, TaskPlan
+from engine.runtime import Batch, Commit, CommitLost, Runtime
+from engine.topology import Topology
+from processors.kernel import Processor
+from schemas.codec import decode_as
+from schemas.topics import ControllerState
+
+log = logging.getLogger("consentinel.engine")
+
+RECORDS_PER_TASK_MAX = 1_000  # records of one task in one turn: bounds a commit, and what a crash folds again
+ALARMS_PER_TURN_MAX = 500
+SETTINGS_PER_READ_MAX = 1_000
+PIPELINE_TURNS = 4  # an event passes intake, case, subject; after this many drained turns all that was there is folded
+CONTROLLERS = "controllers"
+
+
+def plans(topology: Topology, processors: Mapping[str, Processor]) -> list[TaskPlan]:
+    """How the engine runs each task: which processor reads which record class, in topology order."""
+    found: list[TaskPlan] = []
+    for name, task in topology.tasks.items():
+        mine = {p: processors[p] for p in task.processors}
+        classes = {cls for p in mine.values() for cls in p.READS}
+        readers = {cls: tuple(p for p in mine.values() if cls in p.READS) for cls in classes}
+        found.append(TaskPlan(name, mine, readers, task.keys_topic, task.inputs))
+    return found
+
+
+class TaskLoop:
+    """Runs all tasks of a topology on a runtime. One thread calls `turn`; the fields it leaves are read by others."""
+
+    def __init__(self, runtime: Runtime, tasks: list[TaskPlan], shared: Shared, clock: Clock) -> None:
+        self.runtime, self.shared, self.clock = runtime, shared, clock
+        self.tasks = tasks
+        self.beat_ms = 0  # everything received up to here has been folded by every task
+        self.turns = 0
+        self._partitions: dict[tuple[str, int], Partition] = {}
+        self._controllers_read = 0
+        self._drained: deque[int] = deque(maxlen=PIPELINE_TURNS)
+
+    def turn(self) -> int:
+        """One turn; returns how many records and alarms it handled. 0: there was nothing to do."""
+        try:
+            return self._records() + self._alarms()
+        except CommitLost:
+            log.warning("commit lost: reading again from the committed positions")
+            self.shared.count("commits_lost")
+            for partition in self._partitions.values():
+                partition.forget()
+            self._drained.clear()
+            self.runtime.rewind()
+            return 1
+
+    def drain(self, turns_max: int = 100_000) -> int:
+        """Turn until there is nothing to do; returns the number of records and alarms. Raises when it does not end."""
+        total = 0
+        for _ in range(turns_max):
+            done = self.turn()
+            total += done
+            if not done:
+                return total
+        raise RuntimeError("the loop did not come to rest")
+
+    def next_alarm_ms(self) -> int | None:
+        """When the next alarm is due, as far as is known; 0: look now."""
+        known = [p.alarms_due_ms for p in self._owned() if p.alarms_due_ms is not None]
+        return min(known, default=None)
+
+    def lag(self) -> dict[tuple[str, str, int], int]:
+        """Unread records per (task, topic, partition)."""
+        return {
+            (task.name, topic, n): self.runtime.end(topic, n) - self.runtime.position(task.name, topic, n)
+            for task in self.tasks for topic in task.inputs for n in self.runtime.owned(task.name)
+        }  # fmt: skip
+
+    def _records(self) -> int:
+        now_ms = self.clock()  # step 1
+        self._read_settings()
+        batches: list[Batch] = []  # step 2
+        drained = True
+        for task in self.tasks:
+            polled = self.runtime.poll(task.name, RECORDS_PER_TASK_MAX)
+            batches += polled
+            drained = drained and sum(len(b.records) for b in polled) < RECORDS_PER_TASK_MAX
+        started = perf_counter()
+        touched: dict[tuple[str, int], Partition] = {}
+        positions: dict[tuple[str, str, int], int] = {}
+        for batch in batches:  # step 3
+            partition = touched[batch.task, batch.partition] = self._partition(batch.task, batch.partition)
+            partition.fold(batch.topic, batch.records, now_ms)
+            positions[batch.task, batch.topic, batch.partition] = batch.records[-1].offset + 1
+        self._commit(touched, positions, now_ms)  # steps 4 and 5
+        count = sum(len(b.records) for b in batches)
+        if count:
+            self.turns += 1
+            for batch in batches:
+                self.shared.count("folded", batch.task, by=len(batch.records))
+            self.shared.count("turn_us", by=round((perf_counter() - started) * 1e6))
+        self._advance_beat(now_ms, drained, count)
+        return count
+
+    def _advance_beat(self, now_ms: int, drained: bool, count: int) -> None:
+        """The beat of design section 5: the lowest receipt time that all inputs have been folded to."""
+        if not drained:
+            self._drained.clear()
+        elif not count:
+            self.beat_ms = max(self.beat_ms, now_ms)
+            self._drained.clear()
+        else:
+            self._drained.append(now_ms)
+            if len(self._drained) == PIPELINE_TURNS:
+                self.beat_ms = max(self.beat_ms, self._drained[0])
+
+    def _alarms(self) -> int:
+        now_ms = self.clock()
+        touched: dict[tuple[str, int], Partition] = {}
+        count = 0
+        for partition in self._owned():
+            if partition.alarms_due_ms is None or partition.alarms_due_ms > now_ms:
+                continue
+            due: list[DueAlarm] = []
+            after: int | None = None
+            for key, _ in self.runtime.scan(partition.plan.name, partition.partition, DUE, limit=ALARMS_PER_TURN_MAX + 1):
+                alarm = due_alarm(key)
+                if alarm.due_ms > now_ms or len(due) == ALARMS_PER_TURN_MAX:
+                    after = alarm.due_ms
+                    break
+                due.append(alarm)
+            partition.alarms_due_ms = after
+            for alarm in due:
+                partition.ring(alarm, now_ms)
+            if due:
+                touched[partition.plan.name, partition.partition] = partition
+                count += len(due)
+        self._commit(touched, {}, now_ms)
+        self.shared.count("alarms", by=count)
+        return count
+
+    def _commit(self, touched: dict[tuple[str, int], Partition], positions: dict[tuple[str, str, int], int], now_ms: int) -> None:
+        if not touched:
+            return
+        writes = {at: w for at, p in touched.items() if (w := p.writes())}
+        outputs = [o for p in touched.values() for o in p.outputs]
+        self.runtime.commit(Commit(outputs, writes, positions, now_ms))
+        for partition in touched.values():
+            partition.committed()
+
+    def _partition(self, task: str, number: int) -> Partition:
+        partition = self._partitions.get((task, number))
+        if partition is None:
+            plan = next(t for t in self.tasks if t.name == task)
+            partition = self._partitions[task, number] = Partition(self.shared, self.runtime, plan, number)
+        return partition
+
+    def _owned(self) -> list[Partition]:
+        return [self._partition(task.name, n) for task in self.tasks for n in self.runtime.owned(task.name)]
+
+    def _read_settings(self) -> None:
+        while records := self.runtime.read(CONTROLLERS, 0, self._controllers_read, SETTINGS_PER_READ_MAX):
+            for record in records:
+                self._controllers_read = record.offset + 1
+                name = record.key.decode()
+                if record.value is None:
+                    self.shared.settings.pop(name, None)
+                else:
+                    self.shared.settings[name] = decode_as(ControllerState, record.value)

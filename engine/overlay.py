@@ -1,0 +1,125 @@
+"""What a task partition's store holds once this turn is committed: committed records, a cache of them, and the turn's writes.
+
+Processors see records as objects; bytes are made once per record and turn, at the commit. Every write since `mark` can be taken
+back, so that a fold that fails leaves nothing.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from engine.layout import KEY, STATE, parts_of, state_key
+from engine.runtime import Runtime
+from processors.kernel import State
+
+S = TypeVar("S", bound=State)
+MISSING: Final = object()
+CACHED_MAX = 100_000  # records of one partition in memory, some 100 MB at 1 KB; past it the cache starts over
+
+_encode = msgspec.msgpack.Encoder().encode
+_decoders: dict[type[State], msgspec.msgpack.Decoder[Any]] = {}
+
+
+
+def decode_state(kind: type[S], data: bytes) -> S:
+    """A state record from its bytes."""
+    decoder = _decoders.get(kind)
+    if decoder is None:
+        decoder = _decoders[kind] = msgspec.msgpack.Decoder(kind)
+    record: S = decoder.decode(data)
+    return record
+
+
+class Overlay:
+    """One task partition's state during a turn. Values are `State` objects under state keys, bytes under all others."""
+
+    def __init__(self, runtime: Runtime, task: str, partition: int) -> None:
+        self.task, self.partition = task, partition
+        self._runtime = runtime
+        self._cache: dict[bytes, Any] = {}
+        self._dirty: dict[bytes, Any] = {}
+        self._owners: dict[bytes, dict[bytes, None]] = {}  # owner's prefix → its dirty state keys
+        self._undo: list[tuple[bytes, Any]] = []
+
+    def mark(self) -> None:
+        """Begin what `undo` would take back."""
+        self._undo.clear()
+
+    def undo(self) -> None:
+        """Take back every write since `mark`."""
+        for key, before in reversed(self._undo):
+            if before is MISSING:
+                self._dirty.pop(key, None)
+            else:
+                self._dirty[key] = before
+        self._undo.clear()
+
+    def set(self, key: bytes, value: Any) -> None:
+        """Write `value` (None deletes)."""
+        self._undo.append((key, self._dirty.get(key, MISSING)))
+        self._dirty[key] = value
+        if key[:1] == STATE:
+            prefix = key[: key.index(0) + 1]
+            self._owners.setdefault(prefix, {})[key] = None
+
+    def get_bytes(self, key: bytes) -> bytes | None:
+        """What is not a state record: a wrapped key, an alarm, the frontier."""
+        value = self._dirty.get(key, MISSING)
+        if value is MISSING:
+            value = self._cache.get(key, MISSING)
+            if value is MISSING:
+                value = self._runtime.get(self.task, self.partition, key)
+                if key[:1] != KEY:
+                    self._cache[key] = value
+        found: bytes | None = value
+        return found
+
+    def get(self, kind: type[S], key: bytes) -> S | None:
+        """The state record at `key`."""
+        value = self._dirty.get(key, MISSING)
+        if value is MISSING:
+            value = self._cache.get(key, MISSING)
+            if value is MISSING:
+                data = self._runtime.get(self.task, self.partition, key)
+                value = self._cache[key] = None if data is None else decode_state(kind, data)
+        found: S | None = value
+        return found
+
+    def scan(self, kind: type[S], owner: str, prefix: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], S]]:
+        """State records of `owner` in key order; writes made while the caller iterates may or may not be seen."""
+        base = len(state_key(owner, kind.KIND, ()))
+        start = state_key(owner, kind.KIND, prefix)
+        mine = [k for k in self._owners.get(start[: start.index(0) + 1], ()) if k.startswith(start)]
+        if not mine:
+            for key, data in self._runtime.scan(self.task, self.partition, start):
+                yield parts_of(key, base), decode_state(kind, data)
+            return
+        found: dict[bytes, S | None] = {k: decode_state(kind, v) for k, v in self._runtime.scan(self.task, self.partition, start)}
+        found |= {k: self._dirty[k] for k in mine if k in self._dirty}
+        for key in sorted(found):
+            record = found[key]
+            if record is not None:
+                yield parts_of(key, base), record
+
+    def writes(self) -> dict[bytes, bytes | None]:
+        """Everything this turn wrote, as bytes."""
+        return {k: v if v is None or type(v) is bytes else _encode(v) for k, v in self._dirty.items()}
+
+    def committed(self) -> None:
+        """The turn is durable: what was written is now what is known."""
+        if len(self._cache) > CACHED_MAX:
+            self._cache.clear()
+        # A wrapped key is never cached: what is shredded must not be found here by a later bug.
+        self._cache.update((k, v) for k, v in self._dirty.items() if k[:1] != KEY)
+        self._reset()
+
+    def forget(self) -> None:
+        """The turn is lost: trust only the store."""
+        self._cache.clear()
+        self._reset()
+
+    def _reset(self) -> None:
+        self._dirty.clear()
+        self._owners.clear()
+        self._undo.clear()

@@ -1,0 +1,248 @@
+"""A deployment in one process, as the doors see it: publish durably, read state, open what may be opened, know what is fresh.
+
+This is the engine's public face. It knows topics, owners and kinds of state, and no field of any of them.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from engine.checkpoints import sign_checkpoints
+from engine.clock import Clock, system_clock
+from engine.embedded import EmbeddedRuntime, Retention
+from engine.keyring import FileRing
+from engine.layout import data_key, parts_of, state_key, state_prefix
+from engine.loop import TaskLoop, plans
+from engine.notes import Signer
+from engine.overlay import decode_state
+from engine.partition import Shared
+from engine.runtime import LogRecord, Output, partition_of
+from engine.sealing import Erased, Opened
+from engine.secrets import Secrets
+from engine.topology import Topology, default_topology
+from processors.kernel import State
+from processors.registry import processors
+from schemas.codec import decode_as, encode
+from schemas.routed import Envelope
+from schemas.topics import ControllerState, WrappedKey
+
+log = logging.getLogger("consentinel.service")
+S = TypeVar("S", bound=State)
+
+IDLE_SECS = 0.25  # the loop looks at the clock at least this often
+MAINTENANCE_SECS = 60.0
+STOP_SECS_MAX = 30.0
+COMPACTION_DELETE_RETENTION_MS = 86_400_000  # how long readers of a compacted topic can still see a tombstone
+QUARANTINE = "quarantine"
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What an operator may set. Durations in seconds."""
+
+    raw_retention_secs: int = 86_400
+    maintenance_secs: float = MAINTENANCE_SECS
+
+
+class Service:
+    """One embedded deployment. `open` it, then `start` its loop; or use it stopped, for what works offline."""
+
+    def __init__(
+        self, folder: Path, ring: FileRing, runtime: EmbeddedRuntime, topology: Topology, clock: Clock, limits: Limits
+    ) -> None:
+        self.folder, self.ring, self.runtime, self.topology = folder, ring, runtime, topology
+        self.clock, self.limits = clock, limits
+        self.secrets = Secrets(ring, os.urandom)
+        self.retention = Retention(runtime)
+        self.shared = Shared(self.secrets, topology)
+        self.loop = TaskLoop(runtime, plans(topology, processors()), self.shared, clock)
+        self.signer = Signer(f"consentinel/{ring.deployment()}", ring.signing_seed())
+        self.failed: str | None = None
+        self._stopping = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._turning = threading.Lock()
+        self._publishing: dict[int, int] = {}  # thread → when its publish began
+        self._started_ms = 0
+
+    @classmethod
+    def open(
+        cls, folder: Path, *, ring: Path | None = None, clock: Clock = system_clock, limits: Limits | None = None,
+        topology: Topology | None = None,
+    ) -> "Service":  # fmt: skip
+        """Open (or begin) the deployment in `folder`. Raises `FolderInUse`, `RingFault`, `StoreDamaged`."""
+        topology = topology or default_topology()
+        path = ring or folder.with_name(folder.name + ".ring")
+        begun = (folder / "consentinel.db").exists()
+        runtime = EmbeddedRuntime(folder, topology.topic_specs(), topology.task_specs())
+        try:
+            keys = FileRing(path, create=not begun)
+            return cls(folder, keys, runtime, topology, clock, limits or Limits())
+        except BaseException:
+            runtime.close()
+            raise
+
+    # Life ---------------------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the loop and the maintenance of topics and checkpoints."""
+        self._started_ms = self.clock()
+        for name, body in (("engine", self._run), ("maintenance", self._maintain)):
+            thread = threading.Thread(target=self._guarded, args=(body,), name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def stop(self) -> None:
+        """Finish the turn under way, sign the last checkpoints, close everything. Safe to call twice."""
+        if self._stopping.is_set() and not self._threads:
+            return
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join(STOP_SECS_MAX)
+        self._threads = []
+        if self.failed is None:
+            self.checkpoint()
+        self.runtime.close()
+        self.ring.close()
+
+    @property
+    def ready(self) -> bool:
+        """Whether everything that was in the log at the start has been folded: before that no decision is an allow."""
+        return self.failed is None and self.loop.beat_ms >= self._started_ms > 0
+
+    def _guarded(self, body: Callable[[], None]) -> None:
+        try:
+            body()
+        except Exception as e:  # a dead engine must be seen: the doors deny and report not ready
+            self.failed = type(e).__name__
+            log.exception("the %s stopped", threading.current_thread().name)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            if not self.turn():
+                due = self.loop.next_alarm_ms()
+                left = IDLE_SECS if due is None else min(IDLE_SECS, max(0.0, (due - self.clock()) / 1000))
+                self.runtime.wait(left)
+
+    def turn(self) -> int:
+        """One turn of the loop."""
+        with self._turning:
+            return self.loop.turn()
+
+    def settle(self) -> None:
+        """Fold everything that is there and ring everything that is due (a stopped loop only)."""
+        with self._turning:
+            self.loop.drain()
+
+    def _maintain(self) -> None:
+        while not self._stopping.wait(self.limits.maintenance_secs):
+            self.maintain()
+
+    def maintain(self) -> None:
+        """Checkpoints, record retention, key compaction, and the bytes they freed."""
+        self.checkpoint()
+        self.retain_raw()
+        now_ms = self.clock()
+        for name, topic in self.topology.topics.items():
+            if topic.cleanup == "compact":
+                while not self.retention.compact(name, COMPACTION_DELETE_RETENTION_MS, now_ms).finished:
+                    pass
+            elif (secs := topic.retention_secs(self.limits.raw_retention_secs)) is not None and topic.retention != "raw":
+                self.retention.delete_before([name], now_ms - secs * 1000)
+        self._destroy_closed(QUARANTINE, [QUARANTINE], now_ms)
+        self.retention.vacuum()
+
+    def checkpoint(self) -> list[str]:
+        """Sign a checkpoint of every audit tree that grew; returns all latest notes."""
+        return sign_checkpoints(self.runtime, self.loop.tasks, self.shared.deployment, self.signer, self.clock())
+
+    def retain_raw(self, *, at_once: bool = False) -> int:
+        """Delete raw records past their retention that every reader has committed, then the keys nothing needs any more.
+
+        `at_once` also closes the current hour's key, so that it goes with the last record under it. Returns records deleted.
+        """
+        now_ms = self.clock()
+        raw = [name for name, topic in self.topology.topics.items() if topic.retention == "raw"]
+        deleted = self.retention.delete_before(raw, now_ms - self.limits.raw_retention_secs * 1000)
+        with self._turning:
+            if at_once:
+                self.ring.close_raw("raw", now_ms)
+            self._destroy_closed("raw", raw, now_ms)
+        if at_once:
+            self.retention.vacuum()
+        return deleted
+
+    def _destroy_closed(self, class_: str, topics: Sequence[str], now_ms: int) -> None:
+        """Destroy closed keys under which no record is left and nothing is being written."""
+        needed = [ms for topic in topics if (ms := self.retention.oldest_ts_ms(topic)) is not None]
+        oldest = min([*needed, *self._publishing.values()], default=now_ms + 1)
+        gone = [n for n, c, _, closed in self.ring.raw_keys() if c == class_ and closed is not None and closed < oldest]
+        if gone:
+            self.ring.destroy_raw(gone)
+
+    # Writing ------------------------------------------------------------------------------------------------------------------
+
+    def publish(self, events: Iterable[tuple[str, str, Envelope]]) -> None:
+        """Append envelopes as (topic, key, envelope), sealed, in order, all or none; returns when they are durable."""
+        me = threading.get_ident()
+        now_ms = self._publishing[me] = self.clock()
+        try:
+            seal = self.secrets.seal_raw
+            self.runtime.append([Output(t, k.encode(), seal(t, encode(e), now_ms)) for t, k, e in events], now_ms)
+        finally:
+            del self._publishing[me]
+
+    def append(self, topic: str, key: str, value: bytes) -> None:
+        """Append one record that holds nothing personal, as it is."""
+        self.runtime.append([Output(topic, key.encode(), value)], self.clock())
+
+    # Reading ------------------------------------------------------------------------------------------------------------------
+
+    def settings(self, controller: str) -> ControllerState:
+        """The controller's settings in force."""
+        return self.shared.settings_of(controller)
+
+    def record(self, task: str, owner: str, kind: type[S], *parts: str) -> S | None:
+        """One committed state record."""
+        data = self.runtime.get(task, self._home(task, owner), state_key(owner, kind.KIND, parts))
+        return None if data is None else decode_state(kind, data)
+
+    def records(self, task: str, owner: str, kind: type[S], *prefix: str) -> Iterator[tuple[tuple[str, ...], S]]:
+        """Committed state records of one owner, in key order."""
+        base = len(state_key(owner, kind.KIND, ()))
+        for key, data in self.runtime.scan(task, self._home(task, owner), state_key(owner, kind.KIND, prefix)):
+            yield parts_of(key, base), decode_state(kind, data)
+
+    def owners(self, task: str, prefix: str, kind: type[S], limit: int = 1_000) -> Iterator[tuple[str, S]]:
+        """Records of `kind` without parts, of all owners whose name begins with `prefix` (at most `limit`)."""
+        found = 0
+        start, end = state_prefix(prefix)[:-1], b"\0" + kind.KIND.encode() + b"\0"
+        for partition in range(self.topology.tasks[task].partitions):
+            for key, data in self.runtime.scan(task, partition, start):
+                if key.endswith(end) and key.count(b"\0") == 2:
+                    yield key[1 : -len(end)].decode(), decode_state(kind, data)
+                    found += 1
+                    if found == limit:
+                        return
+
+    def topic(self, topic: str, *, after: dict[int, int] | None = None) -> Iterator[tuple[int, LogRecord]]:
+        """All committed records of a topic as (partition, record), partition by partition."""
+        for partition in range(self.topology.topics[topic].partitions):
+            offset = (after or {}).get(partition, 0)
+            while records := self.runtime.read(topic, partition, offset, 1_000):
+                for record in records:
+                    yield partition, record
+                offset = records[-1].offset + 1
+
+    def open_field(self, owner: str, scope: str, field: str, token: bytes, category: str, task: str = "subject") -> Opened:
+        """Open a sealed field of `owner`; `Erased` when its key is gone. Raises `SealingFault` when it is no such field."""
+        data = self.runtime.get(task, self._home(task, owner), data_key(owner, scope))
+        if data is None:
+            return Erased(category)
+        return self.secrets.open_field(self.secrets.unwrap(decode_as(WrappedKey, data), owner, scope), token, field, category)
+
+    def _home(self, task: str, owner: str) -> int:
+        return partition_of(owner.encode(), self.topology.tasks[task].partitions)
