@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
+from engine.context import TaskPlan
 from engine.layout import FRONTIER
 from engine.merkle import Frontier
 from engine.notes import Checkpoint, Signer
-from engine.partition import TaskPlan
 from engine.runtime import Output, Runtime
 from schemas.codec import decode_as, encode
 from schemas.topics import AuditCheckpoint

@@ -18,8 +18,9 @@ from collections.abc import Mapping
 from time import perf_counter
 
 from engine.clock import Clock
+from engine.context import Shared, TaskPlan
 from engine.layout import DUE, DueAlarm, due_alarm
-from engine.partition import Partition, Shared, TaskPlan
+from engine.partition import Partition
 from engine.runtime import Batch, Commit, CommitLost, Runtime
 from engine.topology import Topology
 from processors.kernel import Processor
@@ -42,7 +43,8 @@ def plans(topology: Topology, processors: Mapping[str, Processor]) -> list[TaskP
         mine = {p: processors[p] for p in task.processors}
         classes = {cls for p in mine.values() for cls in p.READS}
         readers = {cls: tuple(p for p in mine.values() if cls in p.READS) for cls in classes}
-        found.append(TaskPlan(name, mine, readers, task.keys_topic, task.inputs))
+        warm = {cls: tuple({kind for p in ps for kind in p.WARM}) for cls, ps in readers.items()}
+        found.append(TaskPlan(name, mine, readers, task.keys_topic, task.inputs, warm))
     return found
 
 
@@ -83,7 +85,7 @@ class TaskLoop:
 
     def next_alarm_ms(self) -> int | None:
         """When the next alarm is due, as far as is known; 0: look now."""
-        known = [p.alarms_due_ms for p in self._owned() if p.alarms_due_ms is not None]
+        known = [p.effects.alarms_due_ms for p in self._owned() if p.effects.alarms_due_ms is not None]
         return min(known, default=None)
 
     def lag(self) -> dict[tuple[str, str, int], int]:
@@ -136,7 +138,7 @@ class TaskLoop:
         touched: dict[tuple[str, int], Partition] = {}
         count = 0
         for partition in self._owned():
-            if partition.alarms_due_ms is None or partition.alarms_due_ms > now_ms:
+            if partition.effects.alarms_due_ms is None or partition.effects.alarms_due_ms > now_ms:
                 continue
             due: list[DueAlarm] = []
             after: int | None = None
@@ -146,7 +148,7 @@ class TaskLoop:
                     after = alarm.due_ms
                     break
                 due.append(alarm)
-            partition.alarms_due_ms = after
+            partition.effects.alarms_due_ms = after
             for alarm in due:
                 partition.ring(alarm, now_ms)
             if due:

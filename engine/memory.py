@@ -140,6 +140,10 @@ class MemoryRuntime:
         store = self._stores.get((task, partition))
         return None if store is None else store.values.get(key)
 
+    def get_many(self, task: str, partition: int, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The committed value of each key, in the order of `keys`."""
+        return [self.get(task, partition, key) for key in keys]
+
     def scan(
         self, task: str, partition: int, prefix: bytes, after: bytes = b"", limit: int = 1_000_000
     ) -> Iterator[tuple[bytes, bytes]]:

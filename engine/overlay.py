@@ -4,7 +4,7 @@ Processors see records as objects; bytes are made once per record and turn, at t
 back, so that a fold that fails leaves nothing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -74,6 +74,13 @@ class Overlay:
                     self._cache[key] = value
         found: bytes | None = value
         return found
+
+    def warm(self, wanted: Mapping[bytes, type[State]]) -> None:
+        """Read these state records in one go, so that single reads find them."""
+        keys = [k for k in wanted if k not in self._cache and k not in self._dirty]
+        if keys:
+            for key, data in zip(keys, self._runtime.get_many(self.task, self.partition, keys), strict=True):
+                self._cache[key] = None if data is None else decode_state(wanted[key], data)
 
     def get(self, kind: type[S], key: bytes) -> S | None:
         """The state record at `key`."""

@@ -129,6 +129,10 @@ class Runtime(Protocol):
         """The committed value of `key` in the task partition's store."""
         ...
 
+    def get_many(self, task: str, partition: int, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The committed value of each key, in the order of `keys`."""
+        ...
+
     def scan(
         self, task: str, partition: int, prefix: bytes, after: bytes = b"", limit: int = 1_000_000
     ) -> Iterator[tuple[bytes, bytes]]:

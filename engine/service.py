@@ -14,13 +14,13 @@ import msgspec
 
 from engine.checkpoints import sign_checkpoints
 from engine.clock import Clock, system_clock
+from engine.context import Shared
 from engine.embedded import EmbeddedRuntime, Retention
 from engine.keyring import FileRing
 from engine.layout import data_key, parts_of, state_key, state_prefix
 from engine.loop import TaskLoop, plans
 from engine.notes import Signer
 from engine.overlay import decode_state
-from engine.partition import Shared
 from engine.runtime import LogRecord, Output, partition_of
 from engine.sealing import Erased, Opened
 from engine.secrets import Secrets

@@ -26,6 +26,7 @@ class EnforceRetention:
     name = "enforce_retention"
     READS: ClassVar[tuple[type[Record], ...]] = (ItemOpened, ItemPointed, ItemEnded, Hold)
     STATE: ClassVar[tuple[type[State], ...]] = (HeldBy,)
+    WARM: ClassVar[tuple[type[State], ...]] = ()
 
     def fold(self, view: View, event: Any, at: Receipt) -> Iterator[Effect]:
         """Yield alarms for new due times, and what a hold or its release changes."""

@@ -68,6 +68,7 @@ class EraseSubject:
     name = "erase_subject"
     READS: ClassVar[tuple[type[Record], ...]] = (EraseOrder, ItemErase, ItemErased, Hold)
     STATE: ClassVar[tuple[type[State], ...]] = (Erasure, Waiting, Fence, Fenced)
+    WARM: ClassVar[tuple[type[State], ...]] = (Fence,)
 
     def fold(self, view: View, event: Any, at: Receipt) -> Iterator[Effect]:
         """Yield the effects of an order, of a home's answer, or of a hold's release."""

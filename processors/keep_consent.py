@@ -10,7 +10,7 @@ from typing import ClassVar, assert_never
 import msgspec
 
 from processors.fence import Fence, refuses
-from processors.kernel import Alarm, Audit, Delete, Effect, Emit, Instant, Mint, Put, Receipt, Refuse, State, View, Wake
+from processors.kernel import Alarm, Audit, Delete, Effect, Emit, Instant, Mint, Nonce, Put, Receipt, Refuse, State, View, Wake
 from processors.permissions import (
     ANY,
     CELLS_FOR_DENIALS,
@@ -63,6 +63,7 @@ class KeepConsent:
     name = "keep_consent"
     READS: ClassVar[tuple[type[Record], ...]] = (ConsentChanged, SuppressionChanged)
     STATE: ClassVar[tuple[type[State], ...]] = (Permissions, ConsentEvidence)
+    WARM: ClassVar[tuple[type[State], ...]] = (Permissions, Fence, Nonce)
     EMPTY: ClassVar[Permissions] = Permissions()
 
     def fold(self, view: View, event: ConsentChanged | SuppressionChanged, at: Receipt) -> Iterator[Effect]:

@@ -34,6 +34,7 @@ class KeepHold:
     name = "keep_hold"
     READS: ClassVar[tuple[type[Record], ...]] = (HoldPlaced, HoldReleased)
     STATE: ClassVar[tuple[type[State], ...]] = (HoldRecord,)
+    WARM: ClassVar[tuple[type[State], ...]] = ()
 
     def fold(self, view: View, event: Any, at: Receipt) -> Iterator[Effect]:
         """Yield the hold's new state and the word to those it covers."""

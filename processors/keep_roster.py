@@ -121,6 +121,7 @@ class KeepRoster:
     name = "keep_roster"
     READS: ClassVar[tuple[type[Record], ...]] = (*CALL_EVENTS, PartyDropped, Hold)
     STATE: ClassVar[tuple[type[State], ...]] = (Roster, Seen, Parked)
+    WARM: ClassVar[tuple[type[State], ...]] = (Roster,)
 
     def fold(self, view: View, event: Any, at: Receipt) -> Iterator[Effect]:
         """Yield messages to the dossiers of the conversation's parties."""

@@ -201,11 +201,15 @@ Effect = Put | Delete | Emit | Forward | Wake | Mint | Shred | Audit | Refuse
 
 
 class Processor(Protocol):
-    """One verb on one object. `READS` are the record classes (or CloudEvents types) it folds; `STATE` is what it keeps."""
+    """One verb on one object. `READS` are the record classes (or CloudEvents types) it folds; `STATE` is what it keeps.
+
+    `WARM` are kinds without parts that nearly every fold asks for: the engine reads them for a whole batch at once.
+    """
 
     name: str
     READS: ClassVar[tuple[type[Record], ...]]
     STATE: ClassVar[tuple[type[State], ...]]
+    WARM: ClassVar[tuple[type[State], ...]]
 
     def fold(self, view: View, event: Any, at: Receipt) -> Iterator[Effect]:
         """Effects of `event`, whose class is one of `READS`."""

@@ -45,6 +45,7 @@ class ProtectItem:
     name = "protect_item"
     READS: ClassVar[tuple[type[Record], ...]] = READS
     STATE: ClassVar[tuple[type[State], ...]] = (Item, ItemLine, ItemMedia, Pointer, Redacted, Unpublished)
+    WARM: ClassVar[tuple[type[State], ...]] = ()
 
     def fold(self, view: View, event: Any, at: Receipt) -> Iterator[Effect]:
         """Yield the effects of one message about a conversation."""

@@ -97,6 +97,7 @@ class RunBreach:
     name = "run_breach"
     READS: ClassVar[tuple[type[Record], ...]] = (BreachEvent,)
     STATE: ClassVar[tuple[type[State], ...]] = (Incident,)
+    WARM: ClassVar[tuple[type[State], ...]] = ()
 
     def fold(self, view: View, event: BreachEvent, at: Receipt) -> Iterator[Effect]:
         """Keep what `event` states, and give the alert that follows from it; refusal `id-taken`."""

@@ -55,6 +55,7 @@ class RunRequest:
     name = "run_request"
     READS: ClassVar[tuple[type[Record], ...]] = (RequestOpened, RequestStep, EraseReport, ErasureAcknowledged)
     STATE: ClassVar[tuple[type[State], ...]] = (RequestCase,)
+    WARM: ClassVar[tuple[type[State], ...]] = ()
 
     def fold(self, view: View, event: Any, at: Receipt) -> Iterator[Effect]:
         """Yield the request's next state, its status for others, and orders to identifiers."""

@@ -24,7 +24,7 @@ class ControllerState(Record, frozen=True, kw_only=True):
     controller: str
     version: int = 0
     default_region: str | None = None
-    own_refs: tuple[Ref, ...] = ()  # refs of the controller's own identifiers: never subjects
+    own_refs: tuple[str, ...] = ()  # of the controller's own numbers and addresses: nobody's, so not personal
     employee_basis: str | None = None
     four_eyes: bool = False
     sealed_fields: dict[str, bool] = {}

@@ -98,10 +98,11 @@ def connect_writer(path: Path) -> sqlite3.Connection:
     # SQLite gives the WAL and its index the mode of the database file, which `Folder` has made 0600.
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=STATEMENTS_CACHED)
     try:
-        # Page size and auto_vacuum only count before the first table exists, and the journal mode already writes the first page.
+        if connection.execute("PRAGMA page_count").fetchone()[0] == 0:
+            # These only count before the journal mode writes the first page; later they would be a needless write at each opening.
+            connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         for setting in (
-            f"page_size = {PAGE_BYTES}",
-            "auto_vacuum = INCREMENTAL",
             "journal_mode = WAL",
             "synchronous = FULL",
             "secure_delete = ON",

@@ -20,6 +20,8 @@ from engine.runtime import Batch, Commit, Headers, LogRecord, Output, TaskSpec, 
 SCAN_ROWS_PER_READ = 256  # a scan never keeps a read open between two pairs: an abandoned one would block checkpoints for ever
 SELECT_LOG = "SELECT id, ts_ms, key, value, headers FROM log WHERE id >= ? AND id < ? ORDER BY id LIMIT ?"
 SELECT_STATE = "SELECT value FROM state WHERE tp = ? AND key = ?"
+SELECT_STATES = "SELECT key, value FROM state WHERE tp = ? AND key IN ("
+KEYS_PER_SELECT = 400  # bound variables of one statement; SQLite allows some thousand
 
 _pack_headers = msgspec.msgpack.Encoder().encode
 _unpack_headers = msgspec.msgpack.Decoder(Headers).decode
@@ -128,6 +130,14 @@ class EmbeddedRuntime:
         """The committed value of `key` in the task partition's store. Thread-safe."""
         rows = self.store.query(SELECT_STATE, (self._readers[task].place(partition), key))
         return rows[0][0] if rows else None
+
+    def get_many(self, task: str, partition: int, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The committed value of each key, in the order of `keys`. Thread-safe."""
+        tp, found = self._readers[task].place(partition), dict[bytes, bytes]()
+        for start in range(0, len(keys), KEYS_PER_SELECT):
+            chunk = keys[start : start + KEYS_PER_SELECT]
+            found.update(self.store.query(SELECT_STATES + ",".join("?" * len(chunk)) + ")", (tp, *chunk)))
+        return [found.get(key) for key in keys]
 
     def scan(
         self, task: str, partition: int, prefix: bytes, after: bytes = b"", limit: int = 1_000_000

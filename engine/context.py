@@ -1,0 +1,76 @@
+"""What a process's partitions share, how a task is run, and what a fold or a wake is told besides the state."""
+
+from collections.abc import Mapping
+from hashlib import sha256
+
+import msgspec
+
+from engine.secrets import Secrets
+from engine.topology import Topology
+from processors.kernel import Processor, State
+from schemas.base import Record
+from schemas.routed import Envelope
+from schemas.topics import ControllerState
+
+
+class TaskPlan(msgspec.Struct, frozen=True):
+    """A task as the engine runs it: its processors by record class, in topology order, and the topic of its data keys."""
+
+    name: str
+    processors: Mapping[str, Processor]
+    readers: Mapping[type[Record], tuple[Processor, ...]]
+    keys_topic: str | None
+    inputs: tuple[str, ...]
+    warm: Mapping[type, tuple[type[State], ...]]  # per record class, the kinds that a fold of it is sure to ask for
+
+
+class Shared:
+    """What all partitions of a process share."""
+
+    def __init__(self, secrets: Secrets, topology: Topology) -> None:
+        self.secrets = secrets
+        self.enveloped = frozenset(name for name, topic in topology.topics.items() if topic.envelope)
+        self.internal = self.enveloped & {topic for task in topology.tasks for topic in topology.writes_of(task)}
+        self.deployment = secrets.ring.deployment()
+        self.settings: dict[str, ControllerState] = {}
+        self.counts: dict[tuple[str, ...], int] = {}
+
+    def count(self, *name: str, by: int = 1) -> None:
+        """Add to a counter that the doors read."""
+        self.counts[name] = self.counts.get(name, 0) + by
+
+    def settings_of(self, controller: str) -> ControllerState:
+        """The controller's settings in force; the defaults when it was never configured."""
+        return self.settings.get(controller) or ControllerState(controller=controller)
+
+
+class Moment:
+    """What a fold or a wake is told besides the state (`processors.kernel.Receipt` and `Instant`)."""
+
+    __slots__ = (
+        "_shared", "controller", "effective_ms", "envelope", "event_id", "now_ms", "owner", "place", "receipt_ms", "time_ms",
+    )  # fmt: skip
+
+    def __init__(self, shared: Shared, owner: str, envelope: Envelope, place: tuple[str, int, int], now_ms: int) -> None:
+        self._shared, self.place = shared, place
+        self.owner, self.envelope, self.now_ms = owner, envelope, now_ms
+        self.controller, self.time_ms, self.receipt_ms = envelope.controller, envelope.time_ms, envelope.receipt_ms
+        self.effective_ms = min(envelope.time_ms, envelope.receipt_ms)
+        self.event_id = sha256(f"{envelope.source}\0{envelope.id}".encode()).hexdigest()[:24]
+
+    def settings(self, controller: str) -> ControllerState:
+        """See `processors.kernel.Context`."""
+        return self._shared.settings_of(controller)
+
+    def ref(self, controller: str, kind: str, normal: str) -> str:
+        """See `processors.kernel.Context`."""
+        return self._shared.secrets.ref(controller, kind, normal)
+
+    def actor_hash(self, controller: str, actor: str) -> str:
+        """See `processors.kernel.Context`."""
+        return self._shared.secrets.actor(controller, actor) if actor else ""
+
+    def derive(self, index: int) -> str:
+        """See `processors.kernel.Context`."""
+        topic, partition, offset = self.place
+        return sha256(f"{self._shared.deployment}|{topic}|{partition}|{offset}|{index}".encode()).hexdigest()[:24]

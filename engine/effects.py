@@ -1,0 +1,211 @@
+"""Applies effects to one task partition: state to the overlay, records to the outputs, entries to the audit tree."""
+
+from collections.abc import Callable
+from hashlib import sha256
+from typing import Any, Final
+
+import msgspec
+
+from engine.context import Moment, Shared, TaskPlan
+from engine.layout import FRONTIER, alarm_key, data_key, due_key, key_bytes, state_key
+from engine.merkle import Frontier
+from engine.overlay import Overlay
+from engine.runtime import Output
+from engine.secrets import DataKey
+from processors.kernel import Audit, Delete, Effect, Emit, Forward, Mint, Nonce, Processor, Put, Shred, Wake
+from schemas.codec import decode_as, encode, fingerprint
+from schemas.routed import ROUTED, Envelope
+from schemas.topics import AuditEntry, QuarantineEntry, WrappedKey
+
+SEALERS_MAX = 4_096  # data keys of one partition kept open; a live call uses its own again and again
+ROUTED_BY_NAME = {cls.SCHEMA: cls for cls in ROUTED}
+ALARM_VALUE = msgspec.msgpack.Decoder(tuple[int, str])
+AUDIT_TOPIC: Final = "audit.entries"
+QUARANTINE: Final = "quarantine"
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """How far a turn was when a processor began: what `undo` goes back to."""
+
+    outputs: int
+    entries: int
+
+
+class Effects:
+    """What a turn changes in one partition. `apply` in order; `mark` and `undo` take one processor's effects back."""
+
+    def __init__(self, shared: Shared, plan: TaskPlan, partition: int, overlay: Overlay) -> None:
+        self.origin = f"consentinel/{shared.deployment}/{plan.name}/{partition}"
+        self.outputs: list[Output] = []
+        self.alarms_due_ms: int | None = 0  # the next due time, as far as is known; 0: look
+        self._shared, self._plan, self._overlay = shared, plan, overlay
+        self._entries: list[bytes] = []
+        self._frontier: Frontier | None = None
+        self._sealers: dict[tuple[str, str], DataKey] = {}
+        self._apply: dict[type, Callable[[Any, str, Moment, Processor], None]] = {
+            Put: self._put, Delete: self._delete, Emit: self._emit, Forward: self._forward, Wake: self._wake,
+            Mint: self._mint, Shred: self._shred, Audit: self.audit,
+        }  # fmt: skip
+
+    def apply(self, effect: Effect, owner: str, at: Moment, processor: Processor) -> None:
+        """Apply one effect of `processor` on `owner`."""
+        self._apply[type(effect)](effect, owner, at, processor)
+
+    def mark(self) -> Mark:
+        """Begin one processor's effects."""
+        self._overlay.mark()
+        return Mark(len(self.outputs), len(self._entries))
+
+    def undo(self, mark: Mark) -> None:
+        """Take back everything since `mark`."""
+        self._overlay.undo()
+        self._sealers.clear()
+        del self.outputs[mark.outputs :], self._entries[mark.entries :]
+
+    def seal_tree(self) -> None:
+        """Write the frontier over the turn's entries to the overlay: with the entries it commits or not at all."""
+        if self._entries:
+            frontier = self._tree()
+            frontier.extend(self._entries)
+            self._overlay.set(FRONTIER, frontier.to_bytes())
+            self._entries = []
+
+    def committed(self) -> None:
+        """The turn is durable."""
+        self.outputs, self._entries = [], []
+
+    def forget(self) -> None:
+        """The turn is lost: everything is read again from the store, and no key of it stays."""
+        self.outputs, self._entries = [], []
+        self.alarms_due_ms = 0
+        self._frontier = None
+        self._sealers.clear()
+
+    def data_key(self, owner: str, scope: str) -> DataKey | None:
+        """The living data key of (owner, scope)."""
+        known = self._sealers.get((owner, scope))
+        if known is not None:
+            return known
+        data = self._overlay.get_bytes(data_key(owner, scope))
+        key = None if data is None else self._shared.secrets.unwrap(decode_as(WrappedKey, data), owner, scope)
+        if key is not None:
+            self._keep(owner, scope, key)
+        return key
+
+    def quarantine(self, at: tuple[str, int, int], code: str, field: str, original: bytes, controller: str, now_ms: int) -> None:
+        """Keep an event that cannot be used, sealed under the day's quarantine key; `at` is (topic, partition, offset)."""
+        topic, partition, offset = at
+        entry = QuarantineEntry(
+            topic=topic, partition=partition, offset=offset, code=code, field=field, at_ms=now_ms, controller=controller,
+            task=self._plan.name, original=self._shared.secrets.seal_raw(QUARANTINE, original, now_ms, QUARANTINE),
+        )  # fmt: skip
+        self.outputs.append(Output(QUARANTINE, topic.encode(), encode(entry)))
+        self._shared.count("quarantined", code)
+
+    def audit(self, effect: Audit, owner: str, at: Moment, processor: Processor) -> None:
+        """Append an audit entry to the partition's tree and topic."""
+        entry = AuditEntry(
+            origin=self.origin, index=self._tree().size + len(self._entries), at_ms=at.receipt_ms, kind=effect.kind,
+            controller=effect.controller, subject=self._subject(owner) if effect.named else "",
+            actor=at.actor_hash(effect.controller, at.envelope.actor), event=at.event_id,
+            settings_version=self._shared.settings_of(effect.controller).version, facts=effect.facts,
+        )  # fmt: skip
+        data = encode(entry)
+        self._entries.append(data)
+        self.outputs.append(Output(AUDIT_TOPIC, self.origin.encode(), data))
+
+    def _put(self, effect: Put, owner: str, at: Moment, processor: Processor) -> None:
+        record = effect.record
+        if record.SEALED:
+            plain = {a: f for a, f in record.SEALED.items() if type(getattr(record, a)) is str}
+            if plain:
+                key = None if effect.scope is None else self.data_key(owner, effect.scope)
+                assert key is not None and record.SEALED_IN is not None, "a sealed field needs a minted key"
+                schema_id, seal = fingerprint(record.SEALED_IN), self._shared.secrets.seal_field
+                tokens = {a: seal(key, getattr(record, a), f, schema_id) for a, f in plain.items()}
+                record = msgspec.structs.replace(record, **tokens)
+        self._overlay.set(state_key(owner, record.KIND, effect.parts), record)
+
+    def _delete(self, effect: Delete, owner: str, at: Moment, processor: Processor) -> None:
+        self._overlay.set(state_key(owner, effect.kind.KIND, effect.parts), None)
+
+    def _emit(self, effect: Emit, owner: str, at: Moment, processor: Processor) -> None:
+        topic, key, value = effect.topic, key_bytes(effect.key), effect.value
+        if value is None:
+            # Every tombstone names the audit entry that explains it.
+            assert self._entries, "a tombstone needs an audit entry"
+            header = f"{self.origin}#{self._tree().size + len(self._entries) - 1}".encode()
+            self.outputs.append(Output(topic, key, None, (("audit", header),)))
+        elif topic in self._shared.enveloped:
+            like = effect.like or at.envelope
+            name = type(value).SCHEMA
+            envelope = Envelope(
+                id=like.id, source=like.source, type=name if name in ROUTED_BY_NAME else like.type, controller=like.controller,
+                time_ms=like.time_ms, receipt_ms=like.receipt_ms, actor=like.actor, refs=effect.refs, data=encode(value),
+            )  # fmt: skip
+            self._send(topic, key, envelope, at.now_ms)
+        else:
+            self.outputs.append(Output(topic, key, encode(value)))
+
+    def _forward(self, effect: Forward, owner: str, at: Moment, processor: Processor) -> None:
+        envelope = effect.like or at.envelope
+        if envelope.refs != effect.refs:
+            envelope = msgspec.structs.replace(envelope, refs=effect.refs)
+        self._send(effect.topic, key_bytes(effect.key), envelope, at.now_ms)
+
+    def _send(self, topic: str, key: bytes, envelope: Envelope, now_ms: int) -> None:
+        self.outputs.append(Output(topic, key, self._shared.secrets.seal_raw(topic, encode(envelope), now_ms)))
+
+    def _wake(self, effect: Wake, owner: str, at: Moment, processor: Processor) -> None:
+        key = alarm_key(owner, processor.name, effect.name)
+        standing = self._overlay.get_bytes(key)
+        if standing is not None:
+            self._overlay.set(due_key(ALARM_VALUE.decode(standing)[0], owner, processor.name, effect.name), None)
+        if effect.due_ms is None:
+            if standing is not None:
+                self._overlay.set(key, None)
+            return
+        self._overlay.set(key, msgspec.msgpack.encode((effect.due_ms, at.controller)))
+        self._overlay.set(due_key(effect.due_ms, owner, processor.name, effect.name), b"\0")
+        if self.alarms_due_ms is None or effect.due_ms < self.alarms_due_ms:
+            self.alarms_due_ms = effect.due_ms
+
+    def _mint(self, effect: Mint, owner: str, at: Moment, processor: Processor) -> None:
+        place = data_key(owner, effect.scope)
+        if self._overlay.get_bytes(place) is not None:
+            return
+        wrapped, key = self._shared.secrets.mint(effect.controller, owner, effect.scope)
+        data = encode(wrapped)
+        self._overlay.set(place, data)
+        self._keep(owner, effect.scope, key)
+        if self._plan.keys_topic is not None:
+            self.outputs.append(Output(self._plan.keys_topic, key_bytes((owner, effect.scope)), data))
+
+    def _shred(self, effect: Shred, owner: str, at: Moment, processor: Processor) -> None:
+        place = data_key(owner, effect.scope)
+        self._sealers.pop((owner, effect.scope), None)
+        if self._overlay.get_bytes(place) is None:
+            return
+        self._overlay.set(place, None)
+        self.audit(Audit("key.shredded", at.controller), owner, at, processor)
+        if self._plan.keys_topic is not None:
+            self._emit(Emit(self._plan.keys_topic, (owner, effect.scope), None), owner, at, processor)
+
+    def _keep(self, owner: str, scope: str, key: DataKey) -> None:
+        if len(self._sealers) >= SEALERS_MAX:
+            self._sealers.clear()
+        self._sealers[owner, scope] = key
+
+    def _subject(self, owner: str) -> str:
+        key = state_key(owner, Nonce.KIND, ())
+        nonce = self._overlay.get(Nonce, key)
+        if nonce is None:
+            nonce = Nonce(self._shared.secrets.nonce16())
+            self._overlay.set(key, nonce)
+        return sha256(nonce.value + owner.encode()).hexdigest()
+
+    def _tree(self) -> Frontier:
+        if self._frontier is None:
+            data = self._overlay.get_bytes(FRONTIER)
+            self._frontier = Frontier() if data is None else Frontier.from_bytes(data)
+        return self._frontier
