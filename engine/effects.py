@@ -157,16 +157,17 @@ class Effects:
         self.outputs.append(Output(topic, key, self._shared.secrets.seal_raw(topic, encode(envelope), now_ms)))
 
     def _wake(self, effect: Wake, owner: str, at: Moment, processor: Processor) -> None:
-        key = alarm_key(owner, processor.name, effect.name)
+        name = effect.of or processor.name
+        key = alarm_key(owner, name, effect.name)
         standing = self._overlay.get_bytes(key)
         if standing is not None:
-            self._overlay.set(due_key(ALARM_VALUE.decode(standing)[0], owner, processor.name, effect.name), None)
+            self._overlay.set(due_key(ALARM_VALUE.decode(standing)[0], owner, name, effect.name), None)
         if effect.due_ms is None:
             if standing is not None:
                 self._overlay.set(key, None)
             return
         self._overlay.set(key, msgspec.msgpack.encode((effect.due_ms, at.controller)))
-        self._overlay.set(due_key(effect.due_ms, owner, processor.name, effect.name), b"\0")
+        self._overlay.set(due_key(effect.due_ms, owner, name, effect.name), b"\0")
         if self.alarms_due_ms is None or effect.due_ms < self.alarms_due_ms:
             self.alarms_due_ms = effect.due_ms
 

@@ -4,14 +4,13 @@ from collections.abc import Iterator
 from typing import Any, ClassVar, assert_never
 
 from processors.fence import refuses
-from processors.item import SWEEP, HeldBy, Item, Pointer, destroy_item, due_ms, forget_nonce, is_held, sweep
+from processors.item import EXPIRE, SWEEP, HeldBy, Item, Pointer, destroy_item, due_ms, forget_nonce, is_held, sweep
 from processors.kernel import Alarm, Audit, Delete, Effect, Emit, Instant, Put, Receipt, State, View, Wake
 from processors.terms import DAY_MS
 from schemas.base import Record
 from schemas.routed import Hold, ItemEnded, ItemOpened, ItemPointed
 from schemas.topics import ErasureNotice
 
-EXPIRE = "expire\x1f"
 NOTICE_DAYS = 30  # what a target has when the controller registered none
 ITEMS_PER_RELEASE = 100  # items woken by one step of a hold's release; the next step wakes itself
 RELEASE = "release\x1f"

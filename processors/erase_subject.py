@@ -21,7 +21,7 @@ from processors.kernel import (
     View,
     Wake,
 )  # fmt: skip
-from processors.permissions import ALWAYS_MS, EVIDENCE_SCOPE, PART, ConsentEvidence, Permissions
+from processors.permissions import ALWAYS_MS, CONSENT_EXPIRY, EVIDENCE_SCOPE, PART, ConsentEvidence, Permissions
 from schemas.base import Record
 from schemas.routed import EraseOrder, EraseReport, Hold, ItemErase, ItemErased
 from schemas.topics import ErasureNotice
@@ -43,7 +43,8 @@ class Erasure(State):
     fence_ms: int
     erased: int = 0
     awaiting: list[str] = []  # conversations whose home was asked and has not answered
-    held: list[str] = []  # conversations that a hold keeps, here or at their home
+    held: list[str] = []  # conversations that a hold keeps here
+    held_at_homes: list[str] = []  # conversations that a hold keeps at their home
     answered: bool = False
 
 
@@ -90,12 +91,12 @@ class EraseSubject:
         if alarm.name.startswith(SWEEP):
             yield from sweep(view, alarm.name.removeprefix(SWEEP), now.now_ms)
             return
-        for (conversation_id,), waiting in list(view.scan(Waiting))[:ITEMS_PER_STEP]:
-            item = view.get(Item, conversation_id)
-            if item is None or not is_held(view, conversation_id):
-                yield Delete(Waiting, (conversation_id,))
-                yield from _erase_and_answer(view, conversation_id, item, waiting, now.now_ms)
-                yield Wake(STEP, now.now_ms)
+        freed = [(c, w) for (c, _), w in view.scan(Waiting) if not is_held(view, c)]
+        for conversation_id, waiting in freed[:ITEMS_PER_STEP]:
+            yield Delete(Waiting, (conversation_id, waiting.request_id))
+            yield from _erase_and_answer(view, conversation_id, view.get(Item, conversation_id), waiting, now.now_ms)
+        if len(freed) > ITEMS_PER_STEP:
+            yield Wake(STEP, now.now_ms)
         for (request_id,), erasure in list(view.scan(Erasure)):
             yield from self._step(view, request_id, erasure, now.now_ms)
 
@@ -133,6 +134,9 @@ class EraseSubject:
         for (conversation_id,), pointer in list(view.scan(Pointer)):
             if pointer.effective_ms > erasure.fence_ms:
                 continue
+            if is_held(view, conversation_id):
+                held.append(conversation_id)
+                continue
             if len(asked) == POINTERS_PER_STEP:
                 more = True
                 break
@@ -144,10 +148,9 @@ class EraseSubject:
                 order_id=f"{request_id}.{erasure.index}", acknowledge_by_ms=erasure.acknowledge_by_ms,
             )  # fmt: skip
             yield Emit("subject.events", (pointer.home,), order)
-        at_homes = [c for c in erasure.held if view.get(Item, c) is None]
         erasure = msgspec.structs.replace(
             erasure, erased=erasure.erased + len(gone), awaiting=sorted({*erasure.awaiting, *asked}),
-            held=sorted({*held, *at_homes}),
+            held=sorted(held),
         )  # fmt: skip
         yield Put(erasure, (request_id,))
         if gone or not erasure.answered:
@@ -161,13 +164,14 @@ class EraseSubject:
     def _report(self, view: View, request_id: str, erasure: Erasure) -> Iterator[Effect]:
         if erasure.awaiting:
             return
-        done = not erasure.held
+        kept = len(erasure.held) + len(erasure.held_at_homes)
+        done = not kept
         yield Emit("case.events", ("request", request_id), EraseReport(
-            request_id=request_id, index=erasure.index, erased=erasure.erased, held=len(erasure.held), final=done,
+            request_id=request_id, index=erasure.index, erased=erasure.erased, held=kept, final=done,
             order_id=f"{request_id}.{erasure.index}",
         ))  # fmt: skip
         yield Audit("erasure.done" if done else "erasure.held", erasure.controller, {
-            "request": request_id, "items": str(erasure.erased), "held": str(len(erasure.held))})  # fmt: skip
+            "request": request_id, "items": str(erasure.erased), "held": str(kept)})  # fmt: skip
         if not done:
             yield Put(msgspec.structs.replace(erasure, answered=True), (request_id,))
             return
@@ -183,19 +187,20 @@ class EraseSubject:
         if item is None or not is_held(view, event.conversation_id):
             yield from _erase_and_answer(view, event.conversation_id, item, waiting, at.receipt_ms)
             return
-        yield Put(waiting, (event.conversation_id,))
-        yield Emit("subject.events", (event.asker,), ItemErased(
-            conversation_id=event.conversation_id, request_id=event.request_id, held=True))  # fmt: skip
+        yield Put(waiting, (event.conversation_id, event.request_id))
+        if event.asker:
+            yield Emit("subject.events", (event.asker,), ItemErased(
+                conversation_id=event.conversation_id, request_id=event.request_id, held=True))  # fmt: skip
 
     def _answered(self, view: View, event: ItemErased, at: Receipt) -> Iterator[Effect]:
         erasure = view.get(Erasure, event.request_id)
         if erasure is None:
             return
         awaiting = [c for c in erasure.awaiting if c != event.conversation_id]
-        others = {*erasure.held} - {event.conversation_id}
+        others = {*erasure.held_at_homes} - {event.conversation_id}
         held = sorted({*others, event.conversation_id} if event.held else others)
         erased = erasure.erased + (0 if event.held else 1)
-        erasure = msgspec.structs.replace(erasure, awaiting=awaiting, held=held, erased=erased)
+        erasure = msgspec.structs.replace(erasure, awaiting=awaiting, held_at_homes=held, erased=erased)
         yield Put(erasure, (event.request_id,))
         yield from self._report(view, event.request_id, erasure)
 
@@ -214,9 +219,11 @@ def _erase_and_answer(view: View, conversation_id: str, item: Item | None, order
     if item is not None:
         yield from destroy_item(view, item, conversation_id, "request", now_ms)
         items, targets = (conversation_id,), tuple(order.targets)
-        yield _notice(view.owner, item.controller, order.request_id, order.order_id, items, targets, order.acknowledge_by_ms)
-    yield Emit("subject.events", (order.asker,), ItemErased(
-        conversation_id=conversation_id, request_id=order.request_id, held=False))  # fmt: skip
+        if order.order_id:  # an old import that was refused was never handed on to anybody
+            yield _notice(view.owner, item.controller, order.request_id, order.order_id, items, targets, order.acknowledge_by_ms)
+    if order.asker:
+        yield Emit("subject.events", (order.asker,), ItemErased(
+            conversation_id=conversation_id, request_id=order.request_id, held=False))  # fmt: skip
     yield from forget_nonce(view)
 
 
@@ -230,6 +237,8 @@ def _forget_consents(view: View, erasure: Erasure) -> Generator[Effect, None, bo
     if not old and not proofs and not known.seen:
         return False
     yield Audit("consents.erased", erasure.controller, {"rows": str(len(old[:CELLS_PER_STEP]))})
+    if not any(cell.effective_ms > erasure.fence_ms for cell in known.cells.values()):
+        yield Wake(CONSENT_EXPIRY, None, of="keep_consent")
     for key in old[:CELLS_PER_STEP]:
         yield Emit("consent.state", (view.owner, *key.split(PART)), None)
     for parts in proofs[:CELLS_PER_STEP]:

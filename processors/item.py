@@ -13,7 +13,7 @@ from schemas.topics import ProtectedConversation
 
 Cause = Literal["request", "retention"]
 LINES_PER_SWEEP = 150  # lines deleted in one step; under kernel.EFFECTS_PER_STEP_MAX with the rest of a step
-SWEEP = "sweep\x1f"
+SWEEP, PUBLISH, EXPIRE = "sweep\x1f", "publish\x1f", "expire\x1f"  # alarms about one conversation, whose id follows
 
 
 class Item(State):
@@ -70,7 +70,9 @@ class ItemMedia(State):
     state: str
     confirmed: bool
     changed_ms: int
+    event_id: str = ""  # decides between two words of one moment
     uri: Sealed = None
+    uri_ms: int = 0
 
 
 class Pointer(State):
@@ -90,10 +92,21 @@ class HeldBy(State):
 
 
 class Redacted(State):
-    """Parties of a conversation that were erased: their lines, and every employee line, stay out of this copy."""
+    """Parties of a conversation that were erased: their lines, and every employee line, stay out of this copy.
+
+    `pending`: a legal hold keeps the copy whole until its release.
+    """
 
     KIND: ClassVar[str] = "redacted"
     parties: list[int] = []
+    pending: bool = False
+
+
+class Untagged(State):
+    """A tag of a conversation was taken away: setting it up to this time is overtaken. Its parts are (conversation, tag)."""
+
+    KIND: ClassVar[str] = "untagged"
+    at_ms: int
 
 
 class Unpublished(State):
@@ -128,6 +141,10 @@ def destroy_item(view: View, item: Item, conversation_id: str, cause: Cause, now
     for kind in (Unpublished, Redacted, HeldBy):
         if view.get(kind, conversation_id) is not None:
             yield Delete(kind, (conversation_id,))
+    for (_, tag), _untagged in list(view.scan(Untagged, conversation_id)):
+        yield Delete(Untagged, (conversation_id, tag))
+    yield Wake(PUBLISH + conversation_id, None, of="protect_item")
+    yield Wake(EXPIRE + conversation_id, None, of="enforce_retention")
     for (_, recording_id), _media in list(view.scan(ItemMedia, conversation_id)):
         yield Delete(ItemMedia, (conversation_id, recording_id))
     drop = PartyDropped(conversation_id=conversation_id, party=item.party, erased=erased)

@@ -15,6 +15,7 @@ from processors.permissions import (
     ANY,
     CELLS_FOR_DENIALS,
     CELLS_MAX,
+    CONSENT_EXPIRY,
     EVIDENCE_MAX,
     EVIDENCE_SCOPE,
     GRANTS,
@@ -34,7 +35,6 @@ from schemas.base import Record
 from schemas.events import ConsentChanged, Evidence, SuppressionChanged
 from schemas.topics import ConsentState, ConsentStatus, SuppressionState
 
-EXPIRE = "expire_consent"
 NO_EVIDENCE = Evidence()
 STATUS_OF: dict[str, ConsentStatus] = {
     "consent.given": "given",
@@ -92,7 +92,7 @@ class KeepConsent:
         changed, expiry_ms = _mark(cells, list(cells), now.now_ms)
         yield Put(msgspec.structs.replace(known, cells=cells, expiry_ms=expiry_ms))
         yield from _tell(view.owner, known.controller, known.epoch, changed)
-        yield Wake(EXPIRE, expiry_ms)
+        yield Wake(CONSENT_EXPIRY, expiry_ms)
 
 
 Changed = list[tuple[str, Cell, ConsentStatus]]  # row key, the event that governs it now, its status
@@ -131,7 +131,7 @@ def _consent(view: View, known: Permissions, event: ConsentChanged, at: Receipt)
     expiry_ms = known.expiry_ms
     if until_ms is not None and (expiry_ms is None or until_ms < expiry_ms):
         expiry_ms = until_ms
-        yield Wake(EXPIRE, until_ms)
+        yield Wake(CONSENT_EXPIRY, until_ms)
     evidence = known.evidence
     if proof.agent or proof.uri or event.guardian:
         evidence += yield from _keep_evidence(view, known, cells, event, at)

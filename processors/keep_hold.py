@@ -48,9 +48,10 @@ class KeepHold:
                     old, ground=event.ground, authority=event.authority, placed_ms=at.effective_ms, until_ms=until,
                     refs=sorted({r for r in at.envelope.refs if r}), conversations=list(event.scope.conversation_ids),
                 )  # fmt: skip
+                if hold.released_ms is not None:  # released before it was known: it never stands, and names nobody
+                    yield Put(msgspec.structs.replace(hold, refs=[], conversations=[]))
+                    return
                 yield Put(hold)
-                if hold.released_ms is not None:
-                    return  # released before it was known: it never stands
                 yield Audit("hold.opened", at.controller, {"hold": event.hold_id, "ground": event.ground,
                             "by": at.actor_hash(at.controller, at.envelope.actor)})  # fmt: skip
                 yield from self._tell(hold, placed=True)
@@ -71,8 +72,9 @@ class KeepHold:
             yield from self._release(hold, now.now_ms, {"hold": hold.hold_id, "by": "until"})
 
     def _release(self, hold: HoldRecord, at_ms: int, facts: dict[str, str]) -> Iterator[Effect]:
-        hold = msgspec.structs.replace(hold, released_ms=at_ms)
-        yield Put(hold)
+        # A released hold remembers that it was, not whom it was on: they may be forgotten now.
+        yield Put(msgspec.structs.replace(hold, released_ms=at_ms, refs=[], conversations=[]))
+        yield Wake(EXPIRE, None)
         yield Audit("hold.closed", hold.controller, facts)
         yield from self._tell(hold, placed=False)
 

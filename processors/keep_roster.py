@@ -93,6 +93,8 @@ class Roster(State):
     parties: list[RosterParty] = []
     holds: list[str] = []
     forget_armed: bool = False
+    ended_ms: int | None = None
+    disposition: str | None = None
 
 
 class Seen(State):
@@ -246,6 +248,9 @@ class KeepRoster:
             time_zone=party.time_zone, campaign=roster.campaign, queue=roster.queue, brand=roster.brand,
             purposes=tuple(roster.purposes), lawful_basis=roster.basis, holds=tuple(roster.holds), **secret,  # type: ignore[arg-type]
         ))  # fmt: skip
+        if roster.ended_ms is not None:
+            ended = ItemEnded(conversation_id=conversation_id, ended_ms=roster.ended_ms, disposition=roster.disposition)
+            yield Emit("subject.events", (home,), ended)
         for other in others:
             yield Emit("subject.events", (other,), ItemPointed(conversation_id=conversation_id, home=home))
 
@@ -258,6 +263,8 @@ class KeepRoster:
             case CallPartyLeft():
                 return
             case CallEnded():
+                ended_ms, told = max(at.effective_ms, roster.ended_ms or 0), event.disposition or roster.disposition
+                yield Put(msgspec.structs.replace(roster, ended_ms=ended_ms, disposition=told))
                 ended = ItemEnded(conversation_id=conversation_id, ended_ms=at.effective_ms, disposition=event.disposition)
                 yield from self._to(roster, ended, employees=True)
             case CallRecording():
@@ -316,7 +323,8 @@ class KeepRoster:
         parties = [*roster.parties]
         parties[event.party] = msgspec.structs.replace(old, refs=[], erased=old.erased or event.erased)
         roster = msgspec.structs.replace(roster, parties=parties)
-        yield Put(roster)
+        gone = not roster.forget_armed and not roster.holds and not any(p.refs for p in parties)
+        yield Delete(Roster) if gone else Put(roster)
         if event.erased and not old.employee:
             yield from self._to(roster, ItemRedacted(conversation_id=event.conversation_id, party=event.party))
 

@@ -155,10 +155,14 @@ class Forward(msgspec.Struct, frozen=True):
 
 
 class Wake(msgspec.Struct, frozen=True):
-    """Ring the alarm `name` of this owner at `due_ms`; None cancels it. One due time per (owner, processor, name)."""
+    """Ring the alarm `name` of this owner at `due_ms`; None cancels it. One due time per (owner, processor, name).
+
+    `of` names another processor's alarm: whoever destroys what an alarm is about silences it.
+    """
 
     name: str
     due_ms: int | None
+    of: str = ""
 
 
 class Mint(msgspec.Struct, frozen=True):

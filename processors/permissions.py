@@ -18,6 +18,7 @@ from schemas.topics import ConsentState, ConsentStatus
 ANY = "*"
 PART = "\x1f"  # joins a row's key; a `Name` holds no control characters, so a key splits in one way only
 GRANTS = frozenset({"given", "renewed"})
+CONSENT_EXPIRY = "expire_consent"  # the alarm of `keep_consent`
 EVIDENCE_SCOPE = "evidence"  # the data key of a dossier's evidence: shredded with the dossier, not with a conversation
 
 CELLS_MAX = 512  # some 20 purposes on 5 channels for 5 brands; the record is read and written whole at each event

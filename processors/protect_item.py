@@ -6,12 +6,24 @@ from typing import Any, ClassVar, assert_never
 import msgspec
 
 from processors.fence import refuses
-from processors.item import Item, ItemLine, ItemMedia, Pointer, Redacted, Unpublished, due_ms, is_held
+from processors.item import (
+    PUBLISH,
+    Item,
+    ItemLine,
+    ItemMedia,
+    Pointer,
+    Redacted,
+    Unpublished,
+    Untagged,
+    due_ms,
+    is_held,
+)
 from processors.kernel import Alarm, Audit, Delete, Effect, Emit, Instant, Mint, Put, Receipt, Refuse, Sealed, State, View, Wake
 from schemas.base import Record
 from schemas.routed import (
     Hold,
     ItemEnded,
+    ItemErase,
     ItemLines,
     ItemOpened,
     ItemPointed,
@@ -29,7 +41,8 @@ from schemas.topics import ProtectedConversation, ProtectedLine, ProtectedRecord
 PUBLISH_DELAY_MS = 1_000
 PUBLISH_DELAY_PER_LINE_MS = 50
 LINES_MAX = 20_000  # a day of uninterrupted talk; beyond it lines go to quarantine
-PUBLISH = "publish\x1f"
+REVIEW = "review\x1f"  # after a hold: publish again, and redact what it kept whole; the last conversation done follows
+ITEMS_PER_REVIEW = 50
 READS = (
     ItemOpened, ItemPointed, ItemLines, ItemUntagged, ItemRecording, ItemEnded, ItemRedacted, PointerDropped, Hold,
 )  # fmt: skip
@@ -44,7 +57,7 @@ class ProtectItem:
 
     name = "protect_item"
     READS: ClassVar[tuple[type[Record], ...]] = READS
-    STATE: ClassVar[tuple[type[State], ...]] = (Item, ItemLine, ItemMedia, Pointer, Redacted, Unpublished)
+    STATE: ClassVar[tuple[type[State], ...]] = (Item, ItemLine, ItemMedia, Pointer, Redacted, Unpublished, Untagged)
     WARM: ClassVar[tuple[type[State], ...]] = ()
 
     def fold(self, view: View, event: Any, at: Receipt) -> Iterator[Effect]:
@@ -61,23 +74,22 @@ class ProtectItem:
             case ItemEnded():
                 yield from self._end(view, event, at)
             case ItemUntagged():
-                for parts, line in list(view.scan(ItemLine, event.conversation_id)):
-                    if line.tag == event.tag:
-                        yield Delete(ItemLine, parts)
-                        yield from self._changed(view, event.conversation_id, at.receipt_ms)
+                yield from self._untag(view, event, at)
             case ItemRedacted():
                 yield from self._redact(view, event, at)
             case PointerDropped():
                 if view.get(Pointer, event.conversation_id) is not None:
                     yield Delete(Pointer, (event.conversation_id,))
             case Hold():
-                if event.conversation_id is not None and view.get(Item, event.conversation_id) is not None:
-                    yield from self._changed(view, event.conversation_id, at.receipt_ms)
+                yield Wake(REVIEW, at.receipt_ms)  # once the hold itself has been noted
             case _:
                 assert_never(event)
 
     def wake(self, view: View, alarm: Alarm, now: Instant) -> Iterator[Effect]:
         """Publish what changed."""
+        if alarm.name.startswith(REVIEW):
+            yield from self._review(view, alarm.name.removeprefix(REVIEW), now.now_ms)
+            return
         conversation_id = alarm.name.removeprefix(PUBLISH)
         item = view.get(Item, conversation_id)
         if item is None:
@@ -93,6 +105,8 @@ class ProtectItem:
             yield Audit("event.refused", at.controller, {"reason": "fenced"}, named=False)
             gone = PartyDropped(conversation_id=conversation_id, party=event.party, erased=True)
             yield Emit("case.events", ("conversation", at.controller, conversation_id), gone)
+            for other in event.others:
+                yield Emit("subject.events", (other,), PointerDropped(conversation_id=conversation_id))
             return
         old = view.get(Item, conversation_id)
         if old is not None:
@@ -114,6 +128,9 @@ class ProtectItem:
     def _point(self, view: View, event: ItemPointed, at: Receipt) -> Iterator[Effect]:
         if refuses(view, at.effective_ms, event.conversation_id):
             yield Audit("event.refused", at.controller, {"reason": "fenced"}, named=False)
+            # Who was erased by this identifier does not come back by another one on an old conversation.
+            erase = ItemErase(conversation_id=event.conversation_id, request_id="", asker="", order_id="")
+            yield Emit("subject.events", (event.home,), erase)
         elif view.get(Pointer, event.conversation_id) is None:
             yield Put(Pointer(event.home, at.controller, at.effective_ms), (event.conversation_id,))
 
@@ -129,8 +146,11 @@ class ProtectItem:
             return
         redacted = view.get(Redacted, conversation_id)
         for n, line in enumerate(event.lines):
+            untagged = view.get(Untagged, conversation_id, line.tag) if line.tag else None
+            if untagged is not None and at.effective_ms <= untagged.at_ms:
+                continue
             if redacted is None or not _is_redacted(line, redacted.parties):
-                key = (conversation_id, f"{at.time_ms:014d}-{at.event_id}-{n:04d}")
+                key = (conversation_id, f"{at.effective_ms:014d}-{at.event_id}-{n:04d}")
                 record = ItemLine(line.party, line.employee, line.kind, line.text, line.offset_ms, line.tag)
                 yield Put(record, key, scope=conversation_id)
         if unpublished is None:
@@ -142,10 +162,14 @@ class ProtectItem:
             yield from _nobody(view, conversation_id, at)
             return
         old = view.get(ItemMedia, conversation_id, event.recording_id)
-        if old is not None and old.changed_ms > at.effective_ms:
-            return
-        uri = event.uri if event.uri is not None else old.uri if old is not None else None
-        media = ItemMedia(event.state, event.confirmed, at.effective_ms, uri)
+        media = ItemMedia(event.state, event.confirmed, at.effective_ms, at.event_id)
+        if old is not None and (old.changed_ms, old.event_id) > (at.effective_ms, at.event_id):
+            media = old
+        # The address is the last one that was told, whichever event told it.
+        if event.uri is not None and (old is None or old.uri is None or old.uri_ms <= at.effective_ms):
+            media = msgspec.structs.replace(media, uri=event.uri, uri_ms=at.effective_ms)
+        elif old is not None:
+            media = msgspec.structs.replace(media, uri=old.uri, uri_ms=old.uri_ms)
         yield Put(media, (conversation_id, event.recording_id), scope=conversation_id)
         yield from self._changed(view, conversation_id, at.receipt_ms)
 
@@ -165,15 +189,47 @@ class ProtectItem:
         if item is None:
             return
         old = view.get(Redacted, conversation_id)
-        parties = sorted({event.party, *(old.parties if old else ())})
-        yield Put(Redacted(parties), (conversation_id,))
+        held = is_held(view, conversation_id)
+        redacted = Redacted(sorted({event.party, *(old.parties if old else ())}), held)
+        yield Put(redacted, (conversation_id,))
+        if not held:
+            yield from self._drop_lines(view, item, conversation_id, redacted, at.receipt_ms)
+
+    def _drop_lines(
+        self, view: View, item: Item, conversation_id: str, redacted: Redacted, now_ms: int
+    ) -> Iterator[Effect]:
         dropped = 0
         for parts, line in list(view.scan(ItemLine, conversation_id)):
-            if _is_redacted(line, parties):
+            if _is_redacted(line, redacted.parties):
                 dropped += 1
                 yield Delete(ItemLine, parts)
         yield Audit("item.redacted", item.controller, {"lines": str(dropped)})
-        yield from self._changed(view, conversation_id, at.receipt_ms)
+        yield from self._changed(view, conversation_id, now_ms)
+
+    def _review(self, view: View, after: str, now_ms: int) -> Iterator[Effect]:
+        for n, ((conversation_id,), item) in enumerate(entry for entry in list(view.scan(Item)) if entry[0][0] > after):
+            if n == ITEMS_PER_REVIEW:
+                yield Wake(REVIEW + after, now_ms)
+                return
+            after = conversation_id
+            redacted = view.get(Redacted, conversation_id)
+            if redacted is not None and redacted.pending and not is_held(view, conversation_id):
+                yield Put(Redacted(redacted.parties), (conversation_id,))
+                yield from self._drop_lines(view, item, conversation_id, redacted, now_ms)
+            yield from self._changed(view, conversation_id, now_ms)
+
+    def _untag(self, view: View, event: ItemUntagged, at: Receipt) -> Iterator[Effect]:
+        if view.get(Item, event.conversation_id) is None:
+            return
+        old = view.get(Untagged, event.conversation_id, event.tag)
+        if old is not None and old.at_ms >= at.effective_ms:
+            return
+        yield Put(Untagged(at.effective_ms), (event.conversation_id, event.tag))
+        for parts, line in list(view.scan(ItemLine, event.conversation_id)):
+            # A line's place begins with the time of its event.
+            if line.tag == event.tag and int(parts[1].partition("-")[0]) <= at.effective_ms:
+                yield Delete(ItemLine, parts)
+                yield from self._changed(view, event.conversation_id, at.receipt_ms)
 
     def _changed(self, view: View, conversation_id: str, receipt_ms: int) -> Iterator[Effect]:
         if view.get(Unpublished, conversation_id) is None:

@@ -99,7 +99,7 @@ def connect_writer(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=STATEMENTS_CACHED)
     try:
         if connection.execute("PRAGMA page_count").fetchone()[0] == 0:
-            # These only count before the journal mode writes the first page; later they would be a needless write at each opening.
+            # These only count before the journal mode writes the first page; later they would be a write at each opening.
             connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         for setting in (

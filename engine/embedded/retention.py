@@ -191,7 +191,8 @@ class Retention:
     def _give_back_pages(self) -> bool:
         with self._store.exclusive() as writer:
             before: int = writer.execute("PRAGMA freelist_count").fetchone()[0]
-            writer.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES_PER_TURN})").fetchall()
+            # A row per page, but without columns: `execute` stops at the first of such rows, `executescript` goes through all.
+            writer.executescript(f"PRAGMA incremental_vacuum({VACUUM_PAGES_PER_TURN})")
             after: int = writer.execute("PRAGMA freelist_count").fetchone()[0]
             return 0 < after < before
 
