@@ -7,7 +7,7 @@ import msgspec
 
 from engine.secrets import Secrets
 from engine.topology import Topology
-from processors.kernel import Processor, State
+from processors.kernel import Processor
 from schemas.base import Record
 from schemas.routed import Envelope
 from schemas.topics import ControllerState
@@ -21,7 +21,6 @@ class TaskPlan(msgspec.Struct, frozen=True):
     readers: Mapping[type[Record], tuple[Processor, ...]]
     keys_topic: str | None
     inputs: tuple[str, ...]
-    warm: Mapping[type, tuple[type[State], ...]]  # per record class, the kinds that a fold of it is sure to ask for
 
 
 class Shared:

@@ -43,8 +43,7 @@ def plans(topology: Topology, processors: Mapping[str, Processor]) -> list[TaskP
         mine = {p: processors[p] for p in task.processors}
         classes = {cls for p in mine.values() for cls in p.READS}
         readers = {cls: tuple(p for p in mine.values() if cls in p.READS) for cls in classes}
-        warm = {cls: tuple({kind for p in ps for kind in p.WARM}) for cls, ps in readers.items()}
-        found.append(TaskPlan(name, mine, readers, task.keys_topic, task.inputs, warm))
+        found.append(TaskPlan(name, mine, readers, task.keys_topic, task.inputs))
     return found
 
 

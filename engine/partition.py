@@ -10,7 +10,7 @@ import msgspec
 from engine.context import Moment, Shared, TaskPlan
 from engine.effects import ALARM_VALUE, ROUTED_BY_NAME, Effects
 from engine.keyring import RingFault
-from engine.layout import DueAlarm, alarm_key, data_key, due_key, state_key
+from engine.layout import DueAlarm, alarm_key, due_key, state_key
 from engine.overlay import Overlay
 from engine.runtime import LogRecord, Output, Runtime, RuntimeFault
 from engine.sealing import SealingFault
@@ -53,7 +53,7 @@ class OwnerView:
 
     def has_key(self, scope: str) -> bool:
         """See `processors.kernel.View`."""
-        return self._partition.overlay.get_bytes(data_key(self.owner, scope)) is not None
+        return self._partition.effects.data_key(self.owner, scope) is not None
 
     def opened(self, record: S, scope: str) -> S | None:
         """See `processors.kernel.View`."""
@@ -77,19 +77,24 @@ class Partition:
     def fold(self, topic: str, records: Sequence[LogRecord], now_ms: int) -> None:
         """Fold records in order. What cannot be used is quarantined; nothing stops."""
         checked = topic in self._shared.internal
-        opened = [self._read(topic, record, checked) for record in records]
-        self._warm(records, opened)
-        for record, (envelope, event) in zip(records, opened, strict=True):
+        ready: list[tuple[Moment, Record]] = []
+        wanted: dict[bytes, type[State]] = {}
+        for record in records:
             at = (topic, self.partition, record.offset)
-            if isinstance(event, Unusable):
-                original = record.value or b"" if envelope is None else encode(envelope)
-                controller = "" if envelope is None else envelope.controller
+            envelope, event = self._read(topic, record, checked)
+            if envelope is None or isinstance(event, Unusable):
+                assert isinstance(event, Unusable), "an event comes in an envelope"
+                original, controller = (record.value or b"", "") if envelope is None else (encode(envelope), envelope.controller)
                 self.effects.quarantine(at, event.code, event.field, original, controller, now_ms)
                 continue
-            assert envelope is not None
-            owner = record.key.decode("utf-8", "replace")
-            moment = Moment(self._shared, owner, envelope, at, now_ms)
-            view = OwnerView(self, owner)
+            moment = Moment(self._shared, record.key.decode("utf-8", "replace"), envelope, at, now_ms)
+            ready.append((moment, event))
+            for processor in self.plan.readers.get(type(event), ()):
+                for kind, parts in processor.asks(event, moment.event_id):
+                    wanted[state_key(moment.owner, kind.KIND, parts)] = kind
+        self.overlay.warm(wanted)
+        for moment, event in ready:
+            view = OwnerView(self, moment.owner)
             for processor in self.plan.readers.get(type(event), ()):
                 self._run(processor, processor.fold(view, event, moment), moment)
 
@@ -162,17 +167,6 @@ class Partition:
             return envelope, Unusable(e.code, e.field)
         except (SealingFault, Malformed, SchemaUnknown):
             return envelope, Unusable("unreadable")
-
-    def _warm(self, records: Sequence[LogRecord], opened: Sequence[tuple[Envelope | None, Record | Unusable]]) -> None:
-        """Read in one go what nearly every fold asks for: an owner's records without parts, and its audit nonce."""
-        wanted: dict[bytes, type[State]] = {}
-        for record, (_, event) in zip(records, opened, strict=True):
-            kinds = self.plan.warm.get(type(event))
-            if kinds:
-                owner = record.key.decode("utf-8", "replace")
-                for kind in kinds:
-                    wanted[state_key(owner, kind.KIND, ())] = kind
-        self.overlay.warm(wanted)
 
     def _run(self, processor: Processor, effects: Iterator[Effect], at: Moment) -> None:
         """Apply one processor's effects on one event: all of them, or, when it fails, none and the event is quarantined."""

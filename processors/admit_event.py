@@ -126,7 +126,6 @@ class AdmitEvent(Quiet):
     name = "admit_event"
     READS: ClassVar[tuple[type[Record], ...]] = EVENTS
     STATE: ClassVar[tuple[type[State], ...]] = ()
-    WARM: ClassVar[tuple[type[State], ...]] = ()
 
     def fold(self, view: View, event: Any, at: Receipt) -> Iterator[Effect]:
         """Yield one message per identifier or case that the event concerns."""

@@ -37,7 +37,6 @@ class ConfigureController(Quiet):
     name = "configure_controller"
     READS: ClassVar[tuple[type[Record], ...]] = (ControllerConfigured,)
     STATE: ClassVar[tuple[type[State], ...]] = (Settings,)
-    WARM: ClassVar[tuple[type[State], ...]] = ()
 
     def fold(self, view: View, event: ControllerConfigured, at: Receipt) -> Iterator[Effect]:
         """Yield the new settings, or nothing; refusal `too-many-groups`."""

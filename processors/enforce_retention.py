@@ -5,7 +5,7 @@ from typing import Any, ClassVar, assert_never
 
 from processors.fence import refuses
 from processors.item import EXPIRE, SWEEP, HeldBy, Item, Pointer, destroy_item, due_ms, forget_nonce, is_held, sweep
-from processors.kernel import Alarm, Audit, Delete, Effect, Emit, Instant, Put, Receipt, State, View, Wake
+from processors.kernel import Alarm, Audit, Delete, Effect, Emit, Incurious, Instant, Put, Receipt, State, View, Wake
 from processors.terms import DAY_MS
 from schemas.base import Record
 from schemas.routed import Hold, ItemEnded, ItemOpened, ItemPointed
@@ -16,7 +16,7 @@ ITEMS_PER_RELEASE = 100  # items woken by one step of a hold's release; the next
 RELEASE = "release\x1f"
 
 
-class EnforceRetention:
+class EnforceRetention(Incurious):
     """Every item has a due time from the moment it is here: 24 months after its end, never sooner than 30 days after receipt.
 
     A hold on the conversation, or on the person, keeps the item past that time; the last release lets it go by itself.
@@ -25,7 +25,6 @@ class EnforceRetention:
     name = "enforce_retention"
     READS: ClassVar[tuple[type[Record], ...]] = (ItemOpened, ItemPointed, ItemEnded, Hold)
     STATE: ClassVar[tuple[type[State], ...]] = (HeldBy,)
-    WARM: ClassVar[tuple[type[State], ...]] = ()
 
     def fold(self, view: View, event: Any, at: Receipt) -> Iterator[Effect]:
         """Yield alarms for new due times, and what a hold or its release changes."""

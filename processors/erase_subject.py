@@ -13,6 +13,7 @@ from processors.kernel import (
     Delete,
     Effect,
     Emit,
+    Incurious,
     Instant,
     Put,
     Receipt,
@@ -59,7 +60,7 @@ class Waiting(State):
     acknowledge_by_ms: int
 
 
-class EraseSubject:
+class EraseSubject(Incurious):
     """GDPR Art. 17 for one identifier. The order of things is the promise: nothing is destroyed before the fence stands.
 
     Held items stay, are reported, and go by themselves when the last hold is released. Suppressions stay as keyed hashes:
@@ -69,7 +70,6 @@ class EraseSubject:
     name = "erase_subject"
     READS: ClassVar[tuple[type[Record], ...]] = (EraseOrder, ItemErase, ItemErased, Hold)
     STATE: ClassVar[tuple[type[State], ...]] = (Erasure, Waiting, Fence, Fenced)
-    WARM: ClassVar[tuple[type[State], ...]] = (Fence,)
 
     def fold(self, view: View, event: Any, at: Receipt) -> Iterator[Effect]:
         """Yield the effects of an order, of a home's answer, or of a hold's release."""

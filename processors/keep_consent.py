@@ -10,7 +10,23 @@ from typing import ClassVar, assert_never
 import msgspec
 
 from processors.fence import Fence, refuses
-from processors.kernel import Alarm, Audit, Delete, Effect, Emit, Instant, Mint, Nonce, Put, Receipt, Refuse, State, View, Wake
+from processors.kernel import (
+    Alarm,
+    Asked,
+    Audit,
+    Delete,
+    Effect,
+    Emit,
+    Instant,
+    Mint,
+    Nonce,
+    Put,
+    Receipt,
+    Refuse,
+    State,
+    View,
+    Wake,
+)
 from processors.permissions import (
     ANY,
     CELLS_FOR_DENIALS,
@@ -63,7 +79,6 @@ class KeepConsent:
     name = "keep_consent"
     READS: ClassVar[tuple[type[Record], ...]] = (ConsentChanged, SuppressionChanged)
     STATE: ClassVar[tuple[type[State], ...]] = (Permissions, ConsentEvidence)
-    WARM: ClassVar[tuple[type[State], ...]] = (Permissions, Fence, Nonce)
     EMPTY: ClassVar[Permissions] = Permissions()
 
     def fold(self, view: View, event: ConsentChanged | SuppressionChanged, at: Receipt) -> Iterator[Effect]:
@@ -82,6 +97,10 @@ class KeepConsent:
                 yield from _suppression(view, known, event, at)
             case _:
                 assert_never(event)
+
+    def asks(self, event: ConsentChanged | SuppressionChanged, event_id: str) -> Asked:
+        """See `Processor`."""
+        return ((Permissions, ()), (Fence, ()), (Nonce, ()))
 
     def wake(self, view: View, alarm: Alarm, now: Instant) -> Iterator[Effect]:
         """Yield the rows that expired by now. The epoch stays: it counts events, and expiry follows from its event."""

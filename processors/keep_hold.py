@@ -5,7 +5,7 @@ from typing import Any, ClassVar, assert_never
 
 import msgspec
 
-from processors.kernel import Alarm, Audit, Effect, Emit, Instant, Put, Receipt, State, View, Wake
+from processors.kernel import Alarm, Audit, Effect, Emit, Incurious, Instant, Put, Receipt, State, View, Wake
 from schemas.base import Record
 from schemas.events import HoldPlaced, HoldReleased
 from schemas.routed import Hold
@@ -28,13 +28,12 @@ class HoldRecord(State):
     conversations: list[str] = []
 
 
-class KeepHold:
+class KeepHold(Incurious):
     """Places and releases a hold, by event or when its `until` has come; the same event twice changes nothing."""
 
     name = "keep_hold"
     READS: ClassVar[tuple[type[Record], ...]] = (HoldPlaced, HoldReleased)
     STATE: ClassVar[tuple[type[State], ...]] = (HoldRecord,)
-    WARM: ClassVar[tuple[type[State], ...]] = ()
 
     def fold(self, view: View, event: Any, at: Receipt) -> Iterator[Effect]:
         """Yield the hold's new state and the word to those it covers."""

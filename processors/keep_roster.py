@@ -8,6 +8,7 @@ import msgspec
 
 from processors.kernel import (
     Alarm,
+    Asked,
     Audit,
     Delete,
     Effect,
@@ -123,7 +124,6 @@ class KeepRoster:
     name = "keep_roster"
     READS: ClassVar[tuple[type[Record], ...]] = (*CALL_EVENTS, PartyDropped, Hold)
     STATE: ClassVar[tuple[type[State], ...]] = (Roster, Seen, Parked)
-    WARM: ClassVar[tuple[type[State], ...]] = (Roster,)
 
     def fold(self, view: View, event: Any, at: Receipt) -> Iterator[Effect]:
         """Yield messages to the dossiers of the conversation's parties."""
@@ -144,6 +144,10 @@ class KeepRoster:
         else:
             yield from self._remember(roster, at)
             yield from self._spread(view.get(Roster) or roster, event, at)
+
+    def asks(self, event: Any, event_id: str) -> Asked:
+        """See `Processor`."""
+        return ((Roster, ()), (Seen, (event_id,)))
 
     def wake(self, view: View, alarm: Alarm, now: Instant) -> Iterator[Effect]:
         """Send on what waited, give it up, or forget which events were seen."""

@@ -204,16 +204,15 @@ class Refuse(msgspec.Struct, frozen=True):
 Effect = Put | Delete | Emit | Forward | Wake | Mint | Shred | Audit | Refuse
 
 
-class Processor(Protocol):
-    """One verb on one object. `READS` are the record classes (or CloudEvents types) it folds; `STATE` is what it keeps.
+Asked = tuple[tuple[type[State], tuple[str, ...]], ...]
 
-    `WARM` are kinds without parts that nearly every fold asks for: the engine reads them for a whole batch at once.
-    """
+
+class Processor(Protocol):
+    """One verb on one object. `READS` are the record classes (or CloudEvents types) it folds; `STATE` is what it keeps."""
 
     name: str
     READS: ClassVar[tuple[type[Record], ...]]
     STATE: ClassVar[tuple[type[State], ...]]
-    WARM: ClassVar[tuple[type[State], ...]]
 
     def fold(self, view: View, event: Any, at: Receipt) -> Iterator[Effect]:
         """Effects of `event`, whose class is one of `READS`."""
@@ -223,8 +222,20 @@ class Processor(Protocol):
         """Effects of an alarm that this processor set."""
         ...
 
+    def asks(self, event: Any, event_id: str) -> Asked:
+        """What a fold of `event` is sure to get: the engine reads it for a whole batch at once. A hint, never a promise."""
+        ...
 
-class Quiet:
+
+class Incurious:
+    """A processor whose reads are not worth a hint."""
+
+    def asks(self, event: Any, event_id: str) -> Asked:
+        """See `Processor`."""
+        return ()
+
+
+class Quiet(Incurious):
     """A processor that sets no alarms."""
 
     def wake(self, view: View, alarm: Alarm, now: Instant) -> Iterator[Effect]:

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, assert_never
 
 import msgspec
 
-from processors.fence import refuses
+from processors.fence import Fence, refuses
 from processors.item import (
     PUBLISH,
     Item,
@@ -18,7 +18,24 @@ from processors.item import (
     due_ms,
     is_held,
 )
-from processors.kernel import Alarm, Audit, Delete, Effect, Emit, Instant, Mint, Put, Receipt, Refuse, Sealed, State, View, Wake
+from processors.kernel import (
+    Alarm,
+    Asked,
+    Audit,
+    Delete,
+    Effect,
+    Emit,
+    Instant,
+    Mint,
+    Nonce,
+    Put,
+    Receipt,
+    Refuse,
+    Sealed,
+    State,
+    View,
+    Wake,
+)
 from schemas.base import Record
 from schemas.routed import (
     Hold,
@@ -58,7 +75,6 @@ class ProtectItem:
     name = "protect_item"
     READS: ClassVar[tuple[type[Record], ...]] = READS
     STATE: ClassVar[tuple[type[State], ...]] = (Item, ItemLine, ItemMedia, Pointer, Redacted, Unpublished, Untagged)
-    WARM: ClassVar[tuple[type[State], ...]] = ()
 
     def fold(self, view: View, event: Any, at: Receipt) -> Iterator[Effect]:
         """Yield the effects of one message about a conversation."""
@@ -84,6 +100,13 @@ class ProtectItem:
                 yield Wake(REVIEW, at.receipt_ms)  # once the hold itself has been noted
             case _:
                 assert_never(event)
+
+    def asks(self, event: Any, event_id: str) -> Asked:
+        """See `Processor`."""
+        if isinstance(event, ItemLines):
+            scope = (event.conversation_id,)
+            return ((Item, scope), (Unpublished, scope), (Redacted, scope))
+        return ((Fence, ()), (Nonce, ())) if isinstance(event, ItemOpened) else ()
 
     def wake(self, view: View, alarm: Alarm, now: Instant) -> Iterator[Effect]:
         """Publish what changed."""

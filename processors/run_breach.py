@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 import msgspec
 
-from processors.kernel import Alarm, Audit, Effect, Emit, Instant, Put, Receipt, Refuse, State, View, Wake
+from processors.kernel import Alarm, Audit, Effect, Emit, Incurious, Instant, Put, Receipt, Refuse, State, View, Wake
 from processors.terms import HOUR_MS
 from schemas.base import Record
 from schemas.events import BreachEvent, Risk
@@ -78,7 +78,7 @@ class Incident(State):
         return ""
 
 
-class RunBreach:
+class RunBreach(Incurious):
     """Runs the clocks of one incident.
 
     * Controller: `gdpr.art33.authority`, 72 hours from awareness; without `aware_at` from detection, marked `assumed`.
@@ -97,7 +97,6 @@ class RunBreach:
     name = "run_breach"
     READS: ClassVar[tuple[type[Record], ...]] = (BreachEvent,)
     STATE: ClassVar[tuple[type[State], ...]] = (Incident,)
-    WARM: ClassVar[tuple[type[State], ...]] = ()
 
     def fold(self, view: View, event: BreachEvent, at: Receipt) -> Iterator[Effect]:
         """Keep what `event` states, and give the alert that follows from it; refusal `id-taken`."""

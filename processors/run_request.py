@@ -5,7 +5,23 @@ from typing import Any, ClassVar, assert_never
 
 import msgspec
 
-from processors.kernel import Alarm, Audit, Effect, Emit, Instant, Mint, Put, Receipt, Refuse, Sealed, Shred, State, View, Wake
+from processors.kernel import (
+    Alarm,
+    Audit,
+    Effect,
+    Emit,
+    Incurious,
+    Instant,
+    Mint,
+    Put,
+    Receipt,
+    Refuse,
+    Sealed,
+    Shred,
+    State,
+    View,
+    Wake,
+)
 from processors.terms import DAY_MS, response_due
 from schemas.base import Record
 from schemas.events import ErasureAcknowledged, RequestOpened, RequestStep
@@ -45,7 +61,7 @@ class RequestCase(State):
     closed_ms: int | None = None
 
 
-class RunRequest:
+class RunRequest(Incurious):
     """GDPR Art. 12, 17; 11 CCR §7021. An erasure is ordered once identity is verified and, with four eyes, approved by another.
 
     It is fulfilled when every identifier has answered that all is gone and every registered target has acknowledged; with held
@@ -55,7 +71,6 @@ class RunRequest:
     name = "run_request"
     READS: ClassVar[tuple[type[Record], ...]] = (RequestOpened, RequestStep, EraseReport, ErasureAcknowledged)
     STATE: ClassVar[tuple[type[State], ...]] = (RequestCase,)
-    WARM: ClassVar[tuple[type[State], ...]] = ()
 
     def fold(self, view: View, event: Any, at: Receipt) -> Iterator[Effect]:
         """Yield the request's next state, its status for others, and orders to identifiers."""
