@@ -6,13 +6,19 @@ each round; the medians of the rounds are printed.
 
 import random
 import sqlite3
+import subprocess
+import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from time import perf_counter, process_time
+from time import perf_counter, process_time, sleep
 
+import httpx
 import msgspec
+import psutil
 
 from engine.loop import RECORDS_PER_TASK_MAX
 from engine.service import Service
@@ -20,15 +26,17 @@ from schemas.identifiers import normalise
 from schemas.routed import Envelope
 
 SUBJECTS = 20_000
+HTTP_BATCH = 500
 CALLS = 200
 LINE = "I am calling about the invoice of last month, and the second thing is my new address, please note it down."
 
 
 def run(events: int, rounds: int) -> None:
-    """Print what a consent event, a transcript line and an accepted batch cost, in floors."""
+    """Print what a consent event, a transcript line and an accepted event cost, in floors."""
     rows: dict[str, list[tuple[float, float, float]]] = {}
+    measures = {"consent event": consents, "transcript line": lines, "appended event": appended, "accepted by HTTP": accepted}
     for _ in range(rounds):
-        for name, measure in (("consent event", consents), ("transcript line", lines), ("accepted event", accepted)):
+        for name, measure in measures.items():
             rows.setdefault(name, []).append(measure(events))
     print(f"{events} events, {rounds} rounds, batches of {RECORDS_PER_TASK_MAX}; medians")
     print(f"{'':18}{'µs CPU':>10}{'floor µs':>10}{'floors':>8}{'per second':>12}")
@@ -48,10 +56,63 @@ def consents(events: int) -> tuple[float, float, float]:
 
 def lines(events: int) -> tuple[float, float, float]:
     """From admitted to committed: case and subject task over transcripts of one line each."""
-    return _folded([_line(n) for n in range(events)], "call.transcribed", "calls", before=["intake"], measured=["case", "subject"])
+    data = [_line(n) for n in range(events)]
+    return _folded(data, "call.transcribed", "calls", before=["intake"], measured=["case", "subject"])
 
 
 def accepted(events: int) -> tuple[float, float, float]:
+    """A real service on loopback, in a process of its own: batches of CloudEvents posted until each is answered 202.
+
+    Its CPU counts until everything accepted is folded; events per second are those accepted.
+    """
+    now = datetime.now(UTC).isoformat()
+    batches = [
+        msgspec.json.encode([
+            {"specversion": "1.0", "id": f"e{n}", "source": "bench", "type": "consent.given", "time": now, "controller": "acme",
+             "data": msgspec.Raw(_consent(n))} for n in range(start, min(start + HTTP_BATCH, events))
+        ]) for start in range(0, events, HTTP_BATCH)
+    ]  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder, _up(Path(folder)) as (process, url, token):
+        headers = {"authorization": f"Bearer {token}", "content-type": "application/cloudevents-batch+json"}
+        with httpx.Client(base_url=url, headers=headers, timeout=60) as client:
+            cpu, wall = _cpu(process.pid), perf_counter()
+            for batch in batches:
+                client.post("/v1/events", content=batch).raise_for_status()
+            wall = perf_counter() - wall
+            while _unread(client):
+                sleep(0.05)
+            cpu = _cpu(process.pid) - cpu
+        floor = bare([batch[: len(batch) // HTTP_BATCH] for batch in batches for _ in range(HTTP_BATCH)][:events], Path(folder))
+    return cpu / events, floor, events / wall
+
+
+@contextmanager
+def _up(folder: Path) -> Iterator[tuple["subprocess.Popen[str]", str, str]]:
+    command = [sys.executable, "-m", "connectors.cli", "up", "--data", str(folder / "data"), "--port", "0"]
+    command += ["--token-file", str(folder / "token")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        url = next(line.split()[1] for line in process.stdout if line.startswith("ready "))
+        yield process, url, (folder / "token").read_text().strip()
+    finally:
+        process.terminate()
+        process.wait(30)
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def _cpu(pid: int) -> float:
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
+
+
+def _unread(client: httpx.Client) -> int:
+    lag = client.get("/metrics").text
+    return sum(int(float(line.rsplit(" ", 1)[1])) for line in lag.splitlines() if line.startswith("consentinel_lag_records{"))
+
+
+def appended(events: int) -> tuple[float, float, float]:
     """What a door does for a checked event: encode, seal, append, in batches, durable before it answers."""
     data = [_consent(n) for n in range(events)]
     with tempfile.TemporaryDirectory() as folder:
@@ -122,7 +183,7 @@ def _per_item(work: Callable[[str], object], items: Iterable[str]) -> float:
 
 
 def _consent(n: int) -> bytes:
-    who = random.Random(n).randrange(SUBJECTS)  # noqa: S311 -- a workload, not a secret
+    who = random.Random(n).randrange(SUBJECTS)
     identifier = {"kind": "crm", "value": f"customer-{who}"}
     return msgspec.json.encode({
         "identifiers": [identifier], "purposes": ["marketing"], "channels": ["voice"], "method": "web",
@@ -141,9 +202,8 @@ def _call(n: int) -> bytes:
 
 
 def _line(n: int) -> bytes:
-    return msgspec.json.encode({
-        "conversation_id": f"c{n % CALLS}", "segments": [{"party_id": str(n // CALLS % 2), "text": f"{n}: {LINE}", "offset_ms": n}],
-    })  # fmt: skip
+    segment = {"party_id": str(n // CALLS % 2), "text": f"{n}: {LINE}", "offset_ms": n}
+    return msgspec.json.encode({"conversation_id": f"c{n % CALLS}", "segments": [segment]})
 
 
 def _envelope(type_: str, data: bytes, n: int, now_ms: int) -> Envelope:
