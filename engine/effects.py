@@ -22,6 +22,7 @@ ROUTED_BY_NAME = {cls.SCHEMA: cls for cls in ROUTED}
 ALARM_VALUE = msgspec.msgpack.Decoder(tuple[int, str])
 AUDIT_TOPIC: Final = "audit.entries"
 QUARANTINE: Final = "quarantine"
+ALARM: Final = "alarm"  # type of the envelope in which an alarm reaches its processor
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -40,6 +41,7 @@ class Effects:
         self.alarms_due_ms: int | None = 0  # the next due time, as far as is known; 0: look
         self._shared, self._plan, self._overlay = shared, plan, overlay
         self._entries: list[bytes] = []
+        self._began = Mark(0, 0)
         self._frontier: Frontier | None = None
         self._sealers: dict[tuple[str, str], DataKey] = {}
         self._apply: dict[type, Callable[[Any, str, Moment, Processor], None]] = {
@@ -54,7 +56,8 @@ class Effects:
     def mark(self) -> Mark:
         """Begin one processor's effects."""
         self._overlay.mark()
-        return Mark(len(self.outputs), len(self._entries))
+        self._began = Mark(len(self.outputs), len(self._entries))
+        return self._began
 
     def undo(self, mark: Mark) -> None:
         """Take back everything since `mark`."""
@@ -107,7 +110,8 @@ class Effects:
         entry = AuditEntry(
             origin=self.origin, index=self._tree().size + len(self._entries), at_ms=at.receipt_ms, kind=effect.kind,
             controller=effect.controller, subject=self._subject(owner) if effect.named else "",
-            actor=at.actor_hash(effect.controller, at.envelope.actor), event=at.event_id,
+            actor=at.actor_hash(effect.controller, at.envelope.actor),
+            event="" if at.envelope.type == ALARM else at.event_id,  # an alarm's id tells of its owner
             settings_version=self._shared.settings_of(effect.controller).version, facts=effect.facts,
         )  # fmt: skip
         data = encode(entry)
@@ -133,7 +137,7 @@ class Effects:
         topic, key, value = effect.topic, key_bytes(effect.key), effect.value
         if value is None:
             # Every tombstone names the audit entry that explains it.
-            assert self._entries, "a tombstone needs an audit entry"
+            assert len(self._entries) > self._began.entries, "a tombstone needs an audit entry of the same fold"
             header = f"{self.origin}#{self._tree().size + len(self._entries) - 1}".encode()
             self.outputs.append(Output(topic, key, None, (("audit", header),)))
         elif topic in self._shared.enveloped:
@@ -188,7 +192,7 @@ class Effects:
         if self._overlay.get_bytes(place) is None:
             return
         self._overlay.set(place, None)
-        self.audit(Audit("key.shredded", at.controller), owner, at, processor)
+        self.audit(Audit("key.shredded", at.controller, named=self._plan.keys_topic is not None), owner, at, processor)
         if self._plan.keys_topic is not None:
             self._emit(Emit(self._plan.keys_topic, (owner, effect.scope), None), owner, at, processor)
 

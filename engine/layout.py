@@ -15,6 +15,7 @@ import msgspec
 
 STATE, KEY, ALARM, DUE, FRONTIER = b"s", b"k", b"a", b"t", b"m"
 NUL = b"\0"
+SEPARATOR = "\0"
 
 
 class DueAlarm(NamedTuple):
@@ -34,8 +35,8 @@ def state_prefix(owner: str) -> bytes:
 def state_key(owner: str, kind: str, parts: tuple[str, ...]) -> bytes:
     """Key of one state record; every part ends with NUL, so that no key is a prefix of another's parts."""
     if not parts:
-        return b"s%b\0%b\0" % (owner.encode(), kind.encode())
-    return b"s%b\0%b\0%b\0" % (owner.encode(), kind.encode(), "\0".join(parts).encode())
+        return f"s{owner}\0{kind}\0".encode()
+    return f"s{owner}\0{kind}\0{SEPARATOR.join(parts)}\0".encode()  # one encoding of the whole: this is the hot path
 
 
 def parts_of(key: bytes, prefix_bytes: int) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from engine.context import Moment, Shared, TaskPlan
-from engine.effects import ALARM_VALUE, ROUTED_BY_NAME, Effects
+from engine.effects import ALARM, ALARM_VALUE, ROUTED_BY_NAME, Effects
 from engine.keyring import RingFault
 from engine.layout import DueAlarm, alarm_key, due_key, state_key
 from engine.overlay import Overlay
@@ -109,7 +109,7 @@ class Partition:
         self.overlay.set(key, None)
         name = f"{self.plan.name}|{alarm.owner}|{alarm.processor}|{alarm.name}|{alarm.due_ms}|{now_ms}"
         envelope = Envelope(
-            id=sha256(name.encode()).hexdigest()[:24], source="consentinel", type="alarm", controller=controller,
+            id=sha256(name.encode()).hexdigest()[:24], source="consentinel", type=ALARM, controller=controller,
             time_ms=now_ms, receipt_ms=now_ms,
         )  # fmt: skip
         moment = Moment(self._shared, alarm.owner, envelope, (name, self.partition, 0), now_ms)

@@ -1,6 +1,6 @@
 """Everything that is sealed or opened goes through here: records under raw and quarantine keys, fields under data keys."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -76,14 +76,20 @@ class Secrets:
 
     def open_raw(self, topic: str, token: bytes, class_: RawClass = "raw") -> bytes | None:
         """Open a sealed record; None when its key was destroyed. Raises `SealingFault` on anything else."""
-        key = self.ring.raw_key_by_id(raw_key_id(token))
+        key_id = raw_key_id(token)
+        key = self.ring.raw_key_by_id(key_id)
         if key is None:
-            self._raw.pop(raw_key_id(token), None)
+            self._raw.pop(key_id, None)
             return None
-        sealer = self._raw.get(raw_key_id(token))
+        sealer = self._raw.get(key_id)
         if sealer is None:
-            sealer = self._raw[raw_key_id(token)] = Sealer(key)
+            sealer = self._raw[key_id] = Sealer(key)
         return sealer.open_raw(token, self._raw_place(class_, topic))
+
+    def forget_raw(self, key_ids: Iterable[int]) -> None:
+        """Let go of raw keys that were destroyed."""
+        for key_id in key_ids:
+            self._raw.pop(key_id, None)
 
     def mint(self, controller: str, owner: str, scope: str) -> tuple[WrappedKey, DataKey]:
         """Make a data key for (owner, scope)."""

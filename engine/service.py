@@ -16,7 +16,7 @@ from engine.checkpoints import sign_checkpoints
 from engine.clock import Clock, system_clock
 from engine.context import Shared
 from engine.embedded import EmbeddedRuntime, Retention
-from engine.keyring import FileRing
+from engine.keyring import RAW_SPAN_MS, FileRing
 from engine.layout import data_key, parts_of, state_key, state_prefix
 from engine.loop import TaskLoop, plans
 from engine.notes import Signer
@@ -153,6 +153,9 @@ class Service:
             elif (secs := topic.retention_secs(self.limits.raw_retention_secs)) is not None and topic.retention != "raw":
                 self.retention.delete_before([name], now_ms - secs * 1000)
         self._destroy_closed(QUARANTINE, [QUARANTINE], now_ms)
+        for _, class_, opened_ms, closed_ms in self.ring.raw_keys():
+            if closed_ms is None and opened_ms <= now_ms - RAW_SPAN_MS[class_]:
+                self.ring.close_raw(class_, now_ms)  # idle: nobody asked for the next one, but this one's time is over
         self.retention.vacuum()
 
     def checkpoint(self) -> list[str]:
@@ -182,6 +185,7 @@ class Service:
         gone = [n for n, c, _, closed in self.ring.raw_keys() if c == class_ and closed is not None and closed < oldest]
         if gone:
             self.ring.destroy_raw(gone)
+            self.secrets.forget_raw(gone)
 
     # Writing ------------------------------------------------------------------------------------------------------------------
 

@@ -46,7 +46,8 @@ class Erasure(State):
     awaiting: list[str] = []  # conversations whose home was asked and has not answered
     held: list[str] = []  # conversations that a hold keeps here
     held_at_homes: list[str] = []  # conversations that a hold keeps at their home
-    answered: bool = False
+    reports: int = 0  # each begins a new round of notices, with an order id of its own
+    noticed: bool = False  # in this round
 
 
 class Waiting(State):
@@ -55,9 +56,6 @@ class Waiting(State):
     KIND: ClassVar[str] = "waiting"
     request_id: str
     asker: str
-    order_id: str
-    targets: list[str]
-    acknowledge_by_ms: int
 
 
 class EraseSubject(Incurious):
@@ -143,19 +141,16 @@ class EraseSubject(Incurious):
             asked.append(conversation_id)
             yield Put(Fenced(now_ms), (mark_of(view.owner, conversation_id),))
             yield Delete(Pointer, (conversation_id,))
-            order = ItemErase(
-                conversation_id=conversation_id, request_id=request_id, asker=view.owner, targets=tuple(erasure.targets),
-                order_id=f"{request_id}.{erasure.index}", acknowledge_by_ms=erasure.acknowledge_by_ms,
-            )  # fmt: skip
+            order = ItemErase(conversation_id=conversation_id, request_id=request_id, asker=view.owner)
             yield Emit("subject.events", (pointer.home,), order)
         erasure = msgspec.structs.replace(
             erasure, erased=erasure.erased + len(gone), awaiting=sorted({*erasure.awaiting, *asked}),
             held=sorted(held),
         )  # fmt: skip
+        if gone or not (erasure.reports or erasure.noticed):  # consents go too, so there is a notice without any item
+            yield _notice(view.owner, request_id, erasure, tuple(gone))
+            erasure = msgspec.structs.replace(erasure, noticed=True)
         yield Put(erasure, (request_id,))
-        if gone or not erasure.answered:
-            yield _notice(view.owner, erasure.controller, request_id, f"{request_id}.{erasure.index}", tuple(gone),
-                          tuple(erasure.targets), erasure.acknowledge_by_ms)  # fmt: skip
         if more:
             yield Wake(STEP, now_ms)
         else:
@@ -168,12 +163,12 @@ class EraseSubject(Incurious):
         done = not kept
         yield Emit("case.events", ("request", request_id), EraseReport(
             request_id=request_id, index=erasure.index, erased=erasure.erased, held=kept, final=done,
-            order_id=f"{request_id}.{erasure.index}",
+            order_id=_order_id(request_id, erasure) if erasure.noticed else "",
         ))  # fmt: skip
         yield Audit("erasure.done" if done else "erasure.held", erasure.controller, {
             "request": request_id, "items": str(erasure.erased), "held": str(kept)})  # fmt: skip
         if not done:
-            yield Put(msgspec.structs.replace(erasure, answered=True), (request_id,))
+            yield Put(msgspec.structs.replace(erasure, reports=erasure.reports + 1, noticed=False), (request_id,))
             return
         yield Delete(Erasure, (request_id,))
         if not any(True for kind in (Item, Pointer) for _ in view.scan(kind)):
@@ -183,7 +178,7 @@ class EraseSubject(Incurious):
 
     def _erase_for(self, view: View, event: ItemErase, at: Receipt) -> Iterator[Effect]:
         item = view.get(Item, event.conversation_id)
-        waiting = Waiting(event.request_id, event.asker, event.order_id, list(event.targets), event.acknowledge_by_ms)
+        waiting = Waiting(event.request_id, event.asker)
         if item is None or not is_held(view, event.conversation_id):
             yield from _erase_and_answer(view, event.conversation_id, item, waiting, at.receipt_ms)
             return
@@ -201,29 +196,33 @@ class EraseSubject(Incurious):
         held = sorted({*others, event.conversation_id} if event.held else others)
         erased = erasure.erased + (0 if event.held else 1)
         erasure = msgspec.structs.replace(erasure, awaiting=awaiting, held_at_homes=held, erased=erased)
+        if not event.held:
+            yield _notice(event.home, event.request_id, erasure, (event.conversation_id,))
+            erasure = msgspec.structs.replace(erasure, noticed=True)
         yield Put(erasure, (event.request_id,))
         yield from self._report(view, event.request_id, erasure)
 
 
-def _notice(
-    owner: str, controller: str, request_id: str, order_id: str, items: tuple[str, ...], targets: tuple[str, ...], by_ms: int
-) -> Emit:
+def _order_id(request_id: str, erasure: Erasure) -> str:
+    """Name the notices of one round: what an acknowledgement is about. Later rounds follow a hold's release."""
+    return f"{request_id}.{erasure.index}" + (f"r{erasure.reports}" if erasure.reports else "")
+
+
+def _notice(owner: str, request_id: str, erasure: Erasure, items: tuple[str, ...]) -> Emit:
+    order_id = _order_id(request_id, erasure)
     return Emit("erasure.notices", (order_id,), ErasureNotice(
-        order_id=order_id, controller=controller, subject_ref=owner, items=items, cause="request", acknowledge_by_ms=by_ms,
-        targets=targets, request_id=request_id,
+        order_id=order_id, controller=erasure.controller, subject_ref=owner, items=items, cause="request",
+        acknowledge_by_ms=erasure.acknowledge_by_ms, targets=tuple(erasure.targets), request_id=request_id,
     ))  # fmt: skip
 
 
 def _erase_and_answer(view: View, conversation_id: str, item: Item | None, order: Waiting, now_ms: int) -> Iterator[Effect]:
-    """At the home: erase an item that a further identifier's erasure reached, notify, and answer."""
+    """At the home: erase an item that a further identifier's erasure reached, and answer; the asker notifies targets."""
     if item is not None:
         yield from destroy_item(view, item, conversation_id, "request", now_ms)
-        items, targets = (conversation_id,), tuple(order.targets)
-        if order.order_id:  # an old import that was refused was never handed on to anybody
-            yield _notice(view.owner, item.controller, order.request_id, order.order_id, items, targets, order.acknowledge_by_ms)
     if order.asker:
         yield Emit("subject.events", (order.asker,), ItemErased(
-            conversation_id=conversation_id, request_id=order.request_id, held=False))  # fmt: skip
+            conversation_id=conversation_id, request_id=order.request_id, held=False, home=view.owner))  # fmt: skip
     yield from forget_nonce(view)
 
 

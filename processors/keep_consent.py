@@ -109,8 +109,15 @@ class KeepConsent:
             return  # erased since the alarm was set
         cells = dict(known.cells)
         changed, expiry_ms = _mark(cells, list(cells), now.now_ms)
-        yield Put(msgspec.structs.replace(known, cells=cells, expiry_ms=expiry_ms))
+        over = [name for name, entry in known.suppressions.items() if entry.on and not entry.blocks(now.now_ms)]
+        off = {name: msgspec.structs.replace(known.suppressions[name], on=False) for name in over}
+        suppressions = {**known.suppressions, **off}
+        expiry_ms = _first(expiry_ms, *(entry.expires_ms for entry in suppressions.values() if entry.on))
+        yield Put(msgspec.structs.replace(known, cells=cells, suppressions=suppressions, expiry_ms=expiry_ms))
         yield from _tell(view.owner, known.controller, known.epoch, changed)
+        for name in over:
+            yield Audit("suppression.changed", known.controller, {"list": name, "on": "no", "epoch": str(known.epoch)})
+            yield Emit("suppression.state", (view.owner, name), None)
         yield Wake(CONSENT_EXPIRY, expiry_ms)
 
 
@@ -232,9 +239,12 @@ def _suppression(view: View, known: Permissions, event: SuppressionChanged, at: 
     epoch = known.epoch + 1
     suppressions = {**known.suppressions, event.list: fresh} if wins else known.suppressions
     seen = remember(known.seen, at.event_id, at.time_ms, at.receipt_ms)
-    yield Put(Permissions(at.controller, epoch, known.cells, suppressions, seen, known.evidence, known.expiry_ms))
+    expiry_ms = _first(known.expiry_ms, fresh.expires_ms if wins and on else None)
+    yield Put(Permissions(at.controller, epoch, known.cells, suppressions, seen, known.evidence, expiry_ms))
     if not wins:
         return
+    if expiry_ms is not None and expiry_ms != known.expiry_ms:
+        yield Wake(CONSENT_EXPIRY, expiry_ms)
     facts = {"list": event.list, "on": "yes" if on else "no", "effective_ms": str(at.effective_ms), "epoch": str(epoch)}
     yield Audit("suppression.changed", at.controller, facts)
     key = (view.owner, event.list)
@@ -251,6 +261,10 @@ def _suppression(view: View, known: Permissions, event: SuppressionChanged, at: 
 def _rank(entry: Suppressed) -> tuple[int, bool, str]:
     """Rank by effective time; at the same time the addition wins, then the greater event id."""
     return (entry.effective_ms, entry.on, entry.event_id)
+
+
+def _first(*times_ms: int | None) -> int | None:
+    return min((ms for ms in times_ms if ms is not None), default=None)
 
 
 def _ms(moment: datetime | None) -> int | None:

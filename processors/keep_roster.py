@@ -1,7 +1,7 @@
 """Knows who was on a conversation, by reference only, and brings each event to the dossiers that must hold it."""
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, ClassVar, assert_never
 
 import msgspec
@@ -137,13 +137,13 @@ class KeepRoster:
         if view.get(Seen, at.event_id) is not None:
             return
         if isinstance(event, CallStarted):
-            yield from self._remember(roster, at)
-            yield from self._start(view, view.get(Roster) or roster, event, at)
+            roster = yield from self._remember(roster, at)
+            yield from self._start(view, roster, event, at)
         elif roster.started_ms is None:
             yield from self._park(view, at)
         else:
-            yield from self._remember(roster, at)
-            yield from self._spread(view.get(Roster) or roster, event, at)
+            roster = yield from self._remember(roster, at)
+            yield from self._spread(roster, event, at)
 
     def asks(self, event: Any, event_id: str) -> Asked:
         """See `Processor`."""
@@ -170,11 +170,13 @@ class KeepRoster:
         else:
             yield Shred(PARKED)
 
-    def _remember(self, roster: Roster, at: Receipt) -> Iterator[Effect]:
+    def _remember(self, roster: Roster, at: Receipt) -> Generator[Effect, None, Roster]:
         yield Put(Seen(at.receipt_ms + SEEN_MS), (at.event_id,))
         if not roster.forget_armed:
-            yield Put(msgspec.structs.replace(roster, forget_armed=True))
+            roster = msgspec.structs.replace(roster, forget_armed=True)
+            yield Put(roster)
             yield Wake(FORGET, at.receipt_ms + SEEN_MS)
+        return roster
 
     def _forget(self, view: View, now_ms: int) -> Iterator[Effect]:
         left = None

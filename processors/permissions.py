@@ -19,7 +19,7 @@ ANY = "*"
 PART = "\x1f"  # joins a row's key; a `Name` holds no control characters, so a key splits in one way only
 GRANTS = frozenset({"given", "renewed"})
 CONSENT_EXPIRY = "expire_consent"  # the alarm of `keep_consent`
-EVIDENCE_SCOPE = "evidence"  # the data key of a dossier's evidence: shredded with the dossier, not with a conversation
+EVIDENCE_SCOPE = "\x1fevidence"  # the data key of a dossier's evidence: shredded with the dossier, not with a conversation
 
 CELLS_MAX = 512  # some 20 purposes on 5 channels for 5 brands; the record is read and written whole at each event
 CELLS_FOR_DENIALS = 256  # room that only denials may use (one event has at most 32 × 8 rows): grants fail first

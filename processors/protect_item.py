@@ -152,19 +152,18 @@ class ProtectItem:
         if refuses(view, at.effective_ms, event.conversation_id):
             yield Audit("event.refused", at.controller, {"reason": "fenced"}, named=False)
             # Who was erased by this identifier does not come back by another one on an old conversation.
-            erase = ItemErase(conversation_id=event.conversation_id, request_id="", asker="", order_id="")
+            erase = ItemErase(conversation_id=event.conversation_id, request_id="", asker="")
             yield Emit("subject.events", (event.home,), erase)
         elif view.get(Pointer, event.conversation_id) is None:
             yield Put(Pointer(event.home, at.controller, at.effective_ms), (event.conversation_id,))
 
     def _add_lines(self, view: View, event: ItemLines, at: Receipt) -> Iterator[Effect]:
         conversation_id = event.conversation_id
-        if view.get(Item, conversation_id) is None or not view.has_key(conversation_id):
+        item = view.get(Item, conversation_id)
+        if item is None or not view.has_key(conversation_id):
             yield from _nobody(view, conversation_id, at)
             return
-        unpublished = view.get(Unpublished, conversation_id)
-        item = view.get(Item, conversation_id)
-        if item is not None and item.lines_published + len(event.lines) > LINES_MAX:
+        if item.lines_published + len(event.lines) > LINES_MAX:
             yield Refuse("too-many-lines", "segments")
             return
         redacted = view.get(Redacted, conversation_id)
@@ -176,8 +175,7 @@ class ProtectItem:
                 key = (conversation_id, f"{at.effective_ms:014d}-{at.event_id}-{n:04d}")
                 record = ItemLine(line.party, line.employee, line.kind, line.text, line.offset_ms, line.tag)
                 yield Put(record, key, scope=conversation_id)
-        if unpublished is None:
-            yield from self._changed(view, conversation_id, at.receipt_ms)
+        yield from self._changed(view, conversation_id, at.receipt_ms)
 
     def _recording(self, view: View, event: ItemRecording, at: Receipt) -> Iterator[Effect]:
         conversation_id = event.conversation_id

@@ -57,7 +57,8 @@ class RequestCase(State):
     paused_ms: int | None = None
     ground: str | None = None
     reports: dict[int, tuple[int, int, bool]] = {}  # index of an identifier → erased, held, final
-    targets: dict[str, tuple[int, dict[int, tuple[str, int]]]] = {}  # target → deadline, index → outcome, when
+    targets: dict[str, tuple[int, dict[str, tuple[str, int]]]] = {}  # target → deadline, order → outcome, when
+    orders: list[str] = []  # the orders that identifiers have told of; every target answers each
     closed_ms: int | None = None
 
 
@@ -90,7 +91,9 @@ class RunRequest(Incurious):
             case EraseReport():
                 if case is not None:
                     reports = {**case.reports, event.index: (event.erased, event.held, event.final)}
-                    yield from self._settle(view, msgspec.structs.replace(case, reports=reports), at.receipt_ms)
+                    orders = sorted({*case.orders, *filter(None, [event.order_id])})
+                    case = msgspec.structs.replace(case, reports=reports, orders=orders)
+                    yield from self._settle(view, case, at.receipt_ms)
             case ErasureAcknowledged():
                 yield from self._acknowledge(view, case, event, at)
             case _:
@@ -129,8 +132,7 @@ class RunRequest(Incurious):
             return
         yield Put(new)
         yield Audit(f"request.{step}", at.controller, {"state": new.state, "by": by, "ground": event.ground or ""}, named=False)
-        if new.due_ms != case.due_ms:
-            yield Wake(OVERDUE, new.due_ms)
+        yield Wake(OVERDUE, new.due_ms if new.paused_ms is None else None)  # a clock that stands still runs out for nobody
         if new.state in FINAL_STATES:
             yield from self._close(view, new, at.receipt_ms)
             return
@@ -150,7 +152,7 @@ class RunRequest(Incurious):
                 return replace(case, state="refused", ground=ground or ("identity" if step == "identity_failed" else None))
             case "withdrawn" if case.state in BEFORE_ORDER and not case.ordered:
                 return replace(case, state="withdrawn", ground=ground)
-            case "approved" if case.state in BEFORE_ORDER and not case.approved_by and by != case.verified_by:
+            case "approved" if case.state in BEFORE_ORDER and not case.ordered and by != case.verified_by:
                 return replace(case, approved_by=by)
             # California knows no pause (11 CCR §7021); elsewhere the clock stands still until it is resumed.
             case "paused" if case.state in BEFORE_ORDER and case.regime != "ccpa" and case.paused_ms is None:
@@ -168,7 +170,7 @@ class RunRequest(Incurious):
     def _order(self, view: View, case: RequestCase, at: Receipt) -> Iterator[Effect]:
         """The ledger entry stands before the first destructive step: it is in the same commit as the orders."""
         targets = at.settings(at.controller).targets
-        waits = {t.name: (at.receipt_ms + t.deadline_days * DAY_MS, dict[int, tuple[str, int]]()) for t in targets}
+        waits = {t.name: (at.receipt_ms + t.deadline_days * DAY_MS, dict[str, tuple[str, int]]()) for t in targets}
         case = msgspec.structs.replace(case, ordered=True, targets=waits)
         yield Put(case)
         yield Audit("erasure.ordered", at.controller, {"identifiers": str(len(case.refs)), "targets": str(len(targets)),
@@ -181,15 +183,15 @@ class RunRequest(Incurious):
 
     def _acknowledge(self, view: View, case: RequestCase | None, event: ErasureAcknowledged, at: Receipt) -> Iterator[Effect]:
         facts = {"target": event.target, "outcome": event.outcome, "order": event.order_id}
-        index = event.order_id.rpartition(".")[2]
+        index = event.order_id.rpartition(".")[2].partition("r")[0]
         if case is None or event.target not in case.targets or not index.isdecimal() or int(index) >= len(case.refs):
             yield Audit("erasure.acknowledged", at.controller, facts | {"request": "none"}, named=False)
             return
         deadline, answers = case.targets[event.target]
-        old = answers.get(int(index))
+        old = answers.get(event.order_id)
         if old is not None and old[0] == "done":
             return
-        answers = {**answers, int(index): (event.outcome, at.receipt_ms)}
+        answers = {**answers, event.order_id: (event.outcome, at.receipt_ms)}
         yield Audit("erasure.acknowledged", at.controller, facts, named=False)
         case = msgspec.structs.replace(case, targets={**case.targets, event.target: (deadline, answers)})
         yield from self._settle(view, case, at.receipt_ms)
@@ -200,7 +202,7 @@ class RunRequest(Incurious):
             return
         everyone = len(case.reports) == len(case.refs)
         final = everyone and all(done for _, _, done in case.reports.values())
-        answered = all(len(a) == len(case.refs) and all(o == "done" for o, _ in a.values()) for _, a in case.targets.values())
+        answered = all(answers.get(o, ("", 0))[0] == "done" for _, answers in case.targets.values() for o in case.orders)
         if final and answered:
             yield from self._close(view, msgspec.structs.replace(case, state="fulfilled"), now_ms)
             return
@@ -220,7 +222,7 @@ class RunRequest(Incurious):
 
 
 def _status(case: RequestCase) -> Emit:
-    targets = tuple(_target(name, deadline, answers, len(case.refs)) for name, (deadline, answers) in case.targets.items())
+    targets = tuple(_target(name, deadline, answers, case.orders) for name, (deadline, answers) in case.targets.items())
     return Emit("requests.state", (case.request_id,), RequestStatus(
         request_id=case.request_id, controller=case.controller, state=case.state, right=case.right, regime=case.regime,  # type: ignore[arg-type]
         clock=RequestClock(received_ms=case.received_ms, due_ms=case.due_ms, paused_ms=case.paused_ms, extended=case.extended),
@@ -229,9 +231,8 @@ def _status(case: RequestCase) -> Emit:
     ))  # fmt: skip
 
 
-def _target(name: str, deadline_ms: int, answers: dict[int, tuple[str, int]], orders: int) -> TargetStatus:
-    outcomes = {o for o, _ in answers.values()}
-    bad = next((o for o in ("failed", "held") if o in outcomes), None)
-    outcome: Any = bad or ("done" if len(answers) == orders else "open")
+def _target(name: str, deadline_ms: int, answers: dict[str, tuple[str, int]], orders: list[str]) -> TargetStatus:
+    outcomes = {answers[o][0] if o in answers else "open" for o in orders} or {"open"}
+    outcome: Any = next(o for o in ("failed", "held", "open", "done") if o in outcomes)
     answered = max((when for _, when in answers.values()), default=None)
     return TargetStatus(target=name, outcome=outcome, acknowledge_by_ms=deadline_ms, answered_ms=answered)

@@ -131,10 +131,7 @@ class ItemErase(Routed, frozen=True, kw_only=True):
     SCHEMA: ClassVar[str] = "ItemErase"
     conversation_id: str
     request_id: str
-    asker: Ref  # the dossier that waits for the answer
-    order_id: str
-    targets: tuple[str, ...] = ()
-    acknowledge_by_ms: int = 0
+    asker: Ref  # the dossier that waits for the answer; "" when nobody does
 
 
 class ItemErased(Routed, frozen=True, kw_only=True):
@@ -144,6 +141,7 @@ class ItemErased(Routed, frozen=True, kw_only=True):
     conversation_id: str
     request_id: str
     held: bool
+    home: Ref = ""
 
 
 class PointerDropped(Routed, frozen=True, kw_only=True):
@@ -190,7 +188,7 @@ class EraseReport(Routed, frozen=True, kw_only=True):
     erased: int
     held: int
     final: bool
-    order_id: str
+    order_id: str  # the notices sent since the last report; "" when there were none
 
 
 ROUTED: tuple[type[Routed], ...] = (

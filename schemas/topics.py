@@ -242,7 +242,7 @@ class AuditEntry(Record, frozen=True, kw_only=True):
     controller: str
     subject: str = ""
     actor: str = ""
-    event: str = ""  # SHA-256 of the source and id of the event that caused it, 16 bytes in hexadecimal
+    event: str = ""  # SHA-256 of the source and id of the event that caused it, 12 bytes in hexadecimal; "" for an alarm
     settings_version: int = 0
     law_pack: str = "builtin-1"
     facts: dict[str, str] = {}

@@ -164,7 +164,10 @@ def test_ten_threads_lose_nothing_and_keep_the_order_of_each_call(runtime):
     def publish(thread: int) -> None:
         try:
             for call in range(calls):
-                runtime.append([Output("asked", b"k", b"%d %d %d" % (thread, call, number), partition=number % 2) for number in range(size)], 1)
+                runtime.append(
+                    [Output("asked", b"k", b"%d %d %d" % (thread, call, number), partition=number % 2) for number in range(size)],
+                    1,
+                )
                 # What is appended is there when `append` returns.
                 assert runtime.end("asked", 0) >= (call + 1) * size // 2
         except BaseException as fault:
@@ -178,7 +181,9 @@ def test_ten_threads_lose_nothing_and_keep_the_order_of_each_call(runtime):
     # The loop commits in between, so that both kinds of transaction meet.
     while any(thread.is_alive() for thread in threads):
         polled += sum(len(batch.records) for batch in runtime.poll("fold", 100))
-        runtime.commit(Commit([Output("asked", b"loop", b"%d" % turns, partition=3)], {("fold", 0): {b"n": b"%d" % turns}}, {}, 1))
+        runtime.commit(
+            Commit([Output("asked", b"loop", b"%d" % turns, partition=3)], {("fold", 0): {b"n": b"%d" % turns}}, {}, 1)
+        )
         turns += 1
         time.sleep(0.001)
     for thread in threads:

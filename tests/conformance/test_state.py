@@ -5,7 +5,22 @@ from hypothesis import strategies as st
 
 from engine.runtime import Commit
 
-KEYS = [b"", b"\x00", b"a", b"a\x00", b"a\xff", b"a\xff\xff", b"a\xff\xffz", b"ab", b"b", b"\xfe\xff", b"\xff", b"\xff\x00", b"\xff\xff", b"\xff\xffa"]
+KEYS = [
+    b"",
+    b"\x00",
+    b"a",
+    b"a\x00",
+    b"a\xff",
+    b"a\xff\xff",
+    b"a\xff\xffz",
+    b"ab",
+    b"b",
+    b"\xfe\xff",
+    b"\xff",
+    b"\xff\x00",
+    b"\xff\xff",
+    b"\xff\xffa",
+]
 
 
 def put(runtime, partition=1, **kinds):
@@ -25,6 +40,14 @@ def test_what_is_written_can_be_read_overwritten_and_deleted(runtime):
     put(runtime, writes={b"k": None})
     assert runtime.get("fold", 1, b"k") is None
     assert keys(runtime, b"") == [b""]
+
+
+def test_many_keys_are_answered_in_the_order_they_were_asked(runtime):
+    put(runtime, writes={b"%d" % number: b"v%d" % number for number in range(0, 2000, 2)})
+    asked = [b"%d" % number for number in range(1999, -1, -1)] + [b"4", b"", b"4"]
+    assert runtime.get_many("fold", 1, asked) == [runtime.get("fold", 1, key) for key in asked]
+    assert runtime.get_many("fold", 1, []) == []
+    assert runtime.get_many("fold", 0, [b"4"]) == [None]
 
 
 def test_stores_of_other_partitions_and_tasks_are_other_stores(runtime):
@@ -94,6 +117,8 @@ def test_the_store_is_a_sorted_dict(runtime, writes, asks):
                 model.pop(key, None)
     assert list(runtime.scan("fold", 1, b"")) == sorted(model.items())
     for prefix, after, limit in asks:
-        expected = [pair for pair in sorted(model.items()) if pair[0].startswith(prefix) and (not after or pair[0] > after)][:limit]
+        expected = [pair for pair in sorted(model.items()) if pair[0].startswith(prefix) and (not after or pair[0] > after)][
+            :limit
+        ]
         assert list(runtime.scan("fold", 1, prefix, after, limit)) == expected
         assert runtime.get("fold", 1, prefix) == model.get(prefix)

@@ -1,4 +1,4 @@
-"""However the events of a conversation arrive (any order, copies, batches, lost commits), each party is left with the same view."""
+"""However the events of a conversation arrive (any order, copies, batches, lost commits), each party ends with the same view."""
 
 from pathlib import Path
 from random import Random
@@ -15,7 +15,6 @@ SEEDS = range(20)
 REST_MS = 10 * 60_000  # until every protected view has been published
 ANN, ANN_MAIL, BEN, CARL = "+12025550123", "ann@example.com", "+12025550177", "+12025550142"
 T0 = START_MS - 3_600_000
-Folder = Any
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +27,8 @@ def ring(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def started() -> Told:
     data = call(
         "c1", party("a", "customer", ("tel", ANN), ("email", ANN_MAIL), name="Ann Example"),
-        party("b", "third_party", ("tel", BEN), name="Ben Example"), party("g", "agent", ("email", "gus@example.net"), name="Gus"),
+        party("b", "third_party", ("tel", BEN), name="Ben Example"),
+        party("g", "agent", ("email", "gus@example.net"), name="Gus"),
     )  # fmt: skip
     return Told("call.started", "started", T0, data | {"metadata": {"subject": "a claim"}, "purposes": ["service"]})
 
@@ -113,7 +113,7 @@ def test_each_home_has_its_own_whole_copy_and_employees_have_none(ring: FileRing
         assert [line[3] for line in by_party[index]["lines"]] == texts
         assert by_party[index]["recordings"] == [("r1", "stopped", True, "https://media.example.com/r1")]
         assert by_party[index]["ended_ms"] == T0 + 8000
-    assert (by_party[2]["lines"], by_party[2]["name"], by_party[2]["identifiers"], by_party[2]["metadata"]) == ([], None, None, None)
+    assert [by_party[2][field] for field in ("lines", "name", "identifiers", "metadata")] == [[], None, None, None]
 
 
 def test_who_joins_gets_the_same_view_in_any_order(ring: FileRing, tmp_path: Path) -> None:
@@ -176,9 +176,7 @@ def test_what_comes_before_its_start_waits_and_is_not_lost(ring: FileRing, tmp_p
     assert views(deployment) == {}
     deployment.now_ms += PARK_MS - 1  # as long as can be
     turn_all(deployment)
-    late = Deployment.__new__(Deployment)
-    late.__dict__.update(deployment.__dict__)
-    put(late, [started()], START_MS)  # received with the others, as `outcome` has it
+    put(deployment, [started()], START_MS)  # received with the others, as `outcome` has it
     deployment.now_ms -= PARK_MS - 1
     turn_all(deployment, rng, 0.2)
     deployment.now_ms += REST_MS + 3 * PARK_MS
