@@ -32,6 +32,7 @@ from processors.kernel import (
     Receipt,
     Refuse,
     Sealed,
+    Shred,
     State,
     View,
     Wake,
@@ -216,15 +217,27 @@ class ProtectItem:
         if not held:
             yield from self._drop_lines(view, item, conversation_id, redacted, at.receipt_ms)
 
-    def _drop_lines(
-        self, view: View, item: Item, conversation_id: str, redacted: Redacted, now_ms: int
-    ) -> Iterator[Effect]:
-        dropped = 0
-        for parts, line in list(view.scan(ItemLine, conversation_id)):
+    def _drop_lines(self, view: View, item: Item, conversation_id: str, redacted: Redacted, now_ms: int) -> Iterator[Effect]:
+        """Drop the lines and seal what stays under a new key.
+
+        Earlier copies of this view, here and with every reader, hold the dropped lines under the old key: with it they are gone.
+        """
+        gone: list[tuple[str, ...]] = []
+        kept: list[tuple[tuple[str, ...], State]] = [((conversation_id,), item), *view.scan(ItemMedia, conversation_id)]
+        for parts, line in view.scan(ItemLine, conversation_id):
             if _is_redacted(line, redacted.parties):
-                dropped += 1
-                yield Delete(ItemLine, parts)
-        yield Audit("item.redacted", item.controller, {"lines": str(dropped)})
+                gone.append(parts)
+            else:
+                kept.append((parts, line))
+        opened = [(parts, view.opened(record, conversation_id)) for parts, record in kept]
+        yield Audit("item.redacted", item.controller, {"lines": str(len(gone))})
+        yield Shred(conversation_id)
+        yield Mint(conversation_id, item.controller)
+        for parts in gone:
+            yield Delete(ItemLine, parts)
+        for parts, plain in opened:
+            assert plain is not None, "an item's key lives as long as the item"
+            yield Put(plain, parts, scope=conversation_id)
         yield from self._changed(view, conversation_id, now_ms)
 
     def _review(self, view: View, after: str, now_ms: int) -> Iterator[Effect]:

@@ -121,7 +121,7 @@ class RunRequest(Incurious):
         yield Wake(OVERDUE, due)
         yield Audit("request.opened", at.controller, {"right": event.right, "regime": event.regime, "due_ms": str(due),
                     "received_via": event.received_via}, named=False)  # fmt: skip
-        yield _status(view.get(RequestCase) or case)
+        yield status_of(view.get(RequestCase) or case)
 
     def _advance(self, view: View, case: RequestCase, event: RequestStep, at: Receipt) -> Iterator[Effect]:
         step = at.envelope.type.removeprefix("request.")
@@ -140,7 +140,7 @@ class RunRequest(Incurious):
         if new.state == "in_progress" and not new.ordered and (not four_eyes or new.approved_by not in ("", new.verified_by)):
             yield from self._order(view, new, at)
             return
-        yield _status(new)
+        yield status_of(new)
 
     def _next(self, case: RequestCase, step: str, by: str, now_ms: int, ground: str | None) -> RequestCase | None:
         """The case after `step`, or None where the step means nothing in its state."""
@@ -179,7 +179,7 @@ class RunRequest(Incurious):
         for index, ref in enumerate(case.refs):
             yield Emit("subject.events", (ref,), EraseOrder(
                 request_id=case.request_id, index=index, targets=tuple(waits), acknowledge_by_ms=by))  # fmt: skip
-        yield _status(case)
+        yield status_of(case)
 
     def _acknowledge(self, view: View, case: RequestCase | None, event: ErasureAcknowledged, at: Receipt) -> Iterator[Effect]:
         facts = {"target": event.target, "outcome": event.outcome, "order": event.order_id}
@@ -209,7 +209,7 @@ class RunRequest(Incurious):
         if everyone and not final:
             case = msgspec.structs.replace(case, state="partially_fulfilled")
         yield Put(case)
-        yield _status(case)
+        yield status_of(case)
 
     def _close(self, view: View, case: RequestCase, now_ms: int) -> Iterator[Effect]:
         refs = [""] * len(case.refs)  # after completion a ref may exist only in fence and suppression
@@ -218,10 +218,11 @@ class RunRequest(Incurious):
         yield Shred(CLAIMS)
         yield Wake(OVERDUE, None)
         yield Audit("request.closed", case.controller, {"state": case.state}, named=False)
-        yield _status(case)
+        yield status_of(case)
 
 
-def _status(case: RequestCase) -> Emit:
+def status_of(case: RequestCase) -> Emit:
+    """Say where a request stands, as `requests.state` carries it."""
     targets = tuple(_target(name, deadline, answers, case.orders) for name, (deadline, answers) in case.targets.items())
     return Emit("requests.state", (case.request_id,), RequestStatus(
         request_id=case.request_id, controller=case.controller, state=case.state, right=case.right, regime=case.regime,  # type: ignore[arg-type]

@@ -65,8 +65,8 @@ def test_evidence_rests_sealed_and_opens_to_what_was_sent() -> None:
     assert driver.keys == {"A": {EVIDENCE_SCOPE}}
     ((_, parts),) = [key for key in driver.store["A"] if key[0] == ConsentEvidence.KIND]
     record = driver.get("A", ConsentEvidence, *parts)
-    assert record.sealed.startswith(b"sealed:evidence:")
-    assert msgspec.json.decode(record.sealed.removeprefix(b"sealed:evidence:")) == {
+    assert record.sealed.startswith(b"sealed:\x1fevidence:")
+    assert msgspec.json.decode(record.sealed.removeprefix(b"sealed:\x1fevidence:")) == {
         "agent": "Jo Example",
         "uri": "https://example.org/r/1",
         "guardian": "Kim Example",
