@@ -6,8 +6,9 @@
     driver.rows("consent.state")      # the compacted topic: key -> record
     driver.log, driver.audits, driver.refusals, driver.alarms, driver.keys
 
-Sealing is faked: text becomes `b"sealed:<scope>:<text>"`. Records rest as bytes between batches and as objects within
-one (`with driver.batch():`), like the engine's overlay.
+Sealing is faked: text becomes `b"sealed:<scope>:<text>"`; a ref is `<kind>:<normal form>` and an actor stands for itself, so
+that a table can be read. Records rest as bytes between batches and as objects within one (`with driver.batch():`), like the
+engine's overlay. `driver.beside(ProtectItem())` adds a processor of the same task.
 """
 
 from collections.abc import Iterator
@@ -18,21 +19,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from processors.kernel import (
-    Alarm,
-    Audit,
-    Delete,
-    Effect,
-    Emit,
-    Forward,
-    Mint,
-    Processor,
-    Put,
-    Refuse,
-    Shred,
-    State,
-    Wake,
-)
+from processors.kernel import Alarm, Audit, Delete, Effect, Emit, Forward, Mint, Nonce, Processor, Put, Refuse, Shred, State, Wake
 from schemas.base import Record
 from schemas.events import BY_TYPE
 from schemas.routed import ROUTED, Envelope
@@ -46,12 +33,14 @@ Key = tuple[str, tuple[str, ...]]  # kind, parts
 
 
 class Told(NamedTuple):
-    """Something a processor sent: on `topic`, or onwards as it was (`value` is then the envelope)."""
+    """Something a processor sent on `topic`. `forwarded`: the envelope that went on as it was; `value` is then None."""
 
     owner: str
     topic: str
     key: tuple[str, ...]
     value: Record | None
+    refs: tuple[str, ...] = ()
+    forwarded: Envelope | None = None
 
 
 class Audited(NamedTuple):
@@ -76,10 +65,10 @@ class FakeContext:
         return self._driver.settings.get(controller) or ControllerState(controller=controller)
 
     def ref(self, controller: str, kind: str, normal: str) -> str:
-        return "sub_" + _hash(controller, kind, normal)[:26]
+        return f"{kind}:{normal}" if controller == CONTROLLER else f"{controller}/{kind}:{normal}"
 
     def actor_hash(self, controller: str, actor: str) -> str:
-        return _hash(controller, "actor", actor)[:16]
+        return actor and f"{controller}/{actor}"
 
     def derive(self, index: int) -> str:
         return _hash(self._seed, str(index))[:24]
@@ -148,7 +137,10 @@ class FakeView:
 
 @dataclass
 class Driver:
-    """See the module. `settings` are by controller; `now_ms` follows the latest receipt or `advance`."""
+    """See the module. `settings` are by controller; `now_ms` follows the latest receipt or `advance`.
+
+    `task` are the drivers that share this one's state, in the order in which they fold an event; each keeps its own log.
+    """
 
     processor: Processor
     settings: dict[str, ControllerState] = field(default_factory=dict)
@@ -160,9 +152,19 @@ class Driver:
     audits: list[Audited] = field(default_factory=list)
     refusals: list[Refuse] = field(default_factory=list)
     handed_out: list[tuple[State, bytes]] = field(default_factory=list)
+    done: list[Effect] = field(default_factory=list)
+    task: list["Driver"] = field(default_factory=list)
+    envelope: Envelope | None = None  # of the event that is being folded; kept by the first of the task
     now_ms: int = 0
     sent: int = 0
     in_batch: bool = False
+
+    def __post_init__(self) -> None:
+        self.task.append(self)
+
+    def beside(self, processor: Processor) -> "Driver":
+        """Fold with `processor` too, after those that are here already."""
+        return Driver(processor, self.settings, self.store, self.overlay, self.keys, task=self.task)
 
     def send(
         self,
@@ -176,34 +178,36 @@ class Driver:
         source: str = "test",
         controller: str = CONTROLLER,
         refs: tuple[str, ...] = (),
+        actor: str = "",
     ) -> list[Effect]:
         """Fold one event of CloudEvents type (or routed record) `kind`; returns its effects. Times in epoch ms."""
         self.sent += 1
         event = data if isinstance(data, Record) else msgspec.convert(data, RECORDS[kind])
         envelope = Envelope(
-            id=id if id is not None else f"e{self.sent}",
-            source=source,
-            type=kind,
-            controller=controller,
-            time_ms=at,
-            receipt_ms=at if received is None else received,
-            refs=refs,
-        )
+            id=id if id is not None else f"e{self.sent}", source=source, type=kind, controller=controller, time_ms=at,
+            receipt_ms=at if received is None else received, actor=actor, refs=refs,
+        )  # fmt: skip
+        self.task[0].envelope = envelope
         self.now_ms = max(self.now_ms, envelope.receipt_ms)
-        return self.apply(owner, self.processor.fold(FakeView(self, owner), event, FakeReceipt(self, owner, envelope)))
+        readers = [d for d in self.task if isinstance(event, d.processor.READS)]
+        assert readers, f"nobody here reads {kind}"
+        before = len(self.done)
+        for d in readers:
+            d.apply(owner, d.processor.fold(FakeView(d, owner), event, FakeReceipt(d, owner, envelope)))
+        return self.done[before:]
 
     def advance(self, now_ms: int, *, late: bool = False) -> None:
         """Ring every alarm that is due by `now_ms`, in order: each at its time, or (`late`) all of them at `now_ms`."""
         for _ in range(WAKES_MAX):
-            due = sorted((due_ms, owner, name) for (owner, name), due_ms in self.alarms.items() if due_ms <= now_ms)
+            due = [(at, who, d.processor.name, n, d) for d in self.task for (who, n), at in d.alarms.items() if at <= now_ms]
             if not due:
                 self.now_ms = max(self.now_ms, now_ms)
                 return
-            due_ms, owner, name = due[0]
-            del self.alarms[owner, name]
+            due_ms, owner, _, name, d = min(due, key=lambda alarm: alarm[:4])
+            del d.alarms[owner, name]
+            self.task[0].envelope = None
             self.now_ms = max(self.now_ms, now_ms if late else due_ms)
-            wake = self.processor.wake(FakeView(self, owner), Alarm(name, due_ms), FakeInstant(self, self.now_ms))
-            self.apply(owner, wake)
+            d.apply(owner, d.processor.wake(FakeView(d, owner), Alarm(name, due_ms), FakeInstant(d, self.now_ms)))
         raise AssertionError(f"{self.processor.name} never stops ringing")
 
     @contextmanager
@@ -224,37 +228,38 @@ class Driver:
                     rest[key] = msgspec.msgpack.encode(record)
         self.overlay.clear()
 
-    def apply(self, owner: str, effects: Iterator[Effect]) -> list[Effect]:
+    def apply(self, owner: str, effects: Iterator[Effect]) -> None:
         done: list[Effect] = []
         for effect in effects:
             assert not any(isinstance(e, Refuse) and e.like is None for e in done), "a refusal is a fold's only effect"
             self._apply(owner, effect, done)
             done.append(effect)
+        self.done += done
         for record, before in self.handed_out:
             assert msgspec.msgpack.encode(record) == before, f"{type(record).__name__} was changed in place"
         self.handed_out.clear()
         if not self.in_batch:
             self.flush()
-        return done
 
     def _apply(self, owner: str, effect: Effect, done: list[Effect]) -> None:
         match effect:
             case Put(record, parts, scope):
-                kept = {cls.KIND for cls in self.processor.STATE}
-                assert record.KIND in kept, f"{record.KIND} is not in STATE of {self.processor.name}"
+                kept = {cls.KIND for d in self.task for cls in d.processor.STATE}
+                assert record.KIND in kept, f"{record.KIND} is not in STATE of {self.processor.name} or its task"
                 self._put(owner, record, parts, scope)
             case Delete(kind, parts):
                 self.overlay.setdefault(owner, {})[kind.KIND, parts] = None
-            case Emit(topic, key, value):
+            case Emit(topic, key, value, refs):
                 audited = any(isinstance(e, Audit) for e in done)
                 assert value is not None or audited, f"a tombstone on {topic} without an audit entry before it"
-                self.log.append(Told(owner, topic, key, value))
-            case Forward(topic, key):
-                self.log.append(Told(owner, topic, key, None))
-            case Wake(name, due_ms):
-                self.alarms.pop((owner, name), None)
-                if due_ms is not None:
-                    self.alarms[owner, name] = due_ms
+                self.log.append(Told(owner, topic, key, value, refs))
+            case Forward(topic, key, refs, like):
+                self.log.append(Told(owner, topic, key, None, refs, like or self.task[0].envelope))
+            case Wake(name, due_ms, of):
+                for alarms in [d.alarms for d in self.task if d.processor.name == (of or self.processor.name)]:
+                    alarms.pop((owner, name), None)
+                    if due_ms is not None:
+                        alarms[owner, name] = due_ms
             case Mint(scope):
                 self.keys.setdefault(owner, set()).add(scope)
             case Shred(scope):
@@ -262,10 +267,10 @@ class Driver:
             case Audit(kind, controller, facts, named):
                 assert all(isinstance(v, str) for v in facts.values()), f"facts of {kind} are text"
                 self.audits.append(Audited(owner, kind, controller, facts, named))
-            case Refuse(like=None):
-                assert not done, "a refusal is a fold's only effect"
-                self.refusals.append(effect)
-            case Refuse():
+                if named and FakeView(self, owner).get(Nonce) is None:  # as the engine does
+                    self.overlay[owner][Nonce.KIND, ()] = Nonce(b"nonce")
+            case Refuse(_, _, like):
+                assert like is not None or not done, "a refusal is a fold's only effect"
                 self.refusals.append(effect)
 
     def _put(self, owner: str, record: State, parts: tuple[str, ...], scope: str | None) -> None:

@@ -1,16 +1,24 @@
 """Runs the tables beside this file: `tests/cases/<processor>/*.yaml` are the cases of `processors/<processor>.py`.
 
-A file has `defaults` (record name -> data that its events share) and `cases`. A case has a `name`, the events it is
-`given` (`at`, `type`, then the data; optionally `received`, `id`, `source`, `owner`, `controller`, `refs`; or
-`advance: time`, `fence: time`) and what follows, all of it exact:
+A file has `defaults` (record name -> data that its events share) and `cases`; further keys of a file (`owner`, `settings`,
+`task`, `limits`) are those of each of its cases. A case has a `name`, the events it is `given` (`at`, `type`, then the data;
+optionally `received`, `id`, `source`, `by` (the actor), `owner`, `controller`, `refs`; or `advance: time`, `fence: time`) and
+what follows, all of it exact but for fields that are left out:
 
     rows     topic -> the rows that compaction leaves; a row names its key (without the owner) and the fields to compare
-    log      topic -> everything ever sent, in order; "gone" is a tombstone
+    log      topic -> everything ever sent, in order: `key` (without the owner), `is` (the record's name), `refs` and fields;
+             "gone" or `gone: true` is a tombstone; `forwarded` the id of an event that went on as it was
     audit    kinds in order, or {kind, facts to compare}
-    refused  codes in order
+    refused  codes in order, or {code, field, event: id of an event that had been set aside}
+    effects  every effect of the processor in order, in words
     records  kind of state -> how many the owner has
-    alarms   the owner's alarms that are set -> their times
+    keys     scopes of the owner's living data keys
+    alarms   the owner's alarms that are set -> their times; `name/about` for those that name what they are about
     asks     (decide_use) parties, settings, use and verdict
+
+A case may set `limits` (a constant of the processor -> a value that a table can reach), `task` (the processors that fold the
+same owner's events, in order; all but the one under test only keep state), and `bug`: why it fails, until that is repaired.
+An identifier's ref reads `tel:+12025550143`, a sealed text `sealed:<scope>:<text>`, a hashed actor `acme/eve`.
 
 Times are integers (ms) or `2d3h`, `90m`, `5s`, counted from 1970 (a table stays readable that way), or ISO 8601.
 """
@@ -27,19 +35,23 @@ import msgspec
 import pytest
 import yaml
 
+from processors import item
 from processors.decide_use import Mark, PartyView, Use, decide_use
 from processors.fence import Fence
 from processors.keep_consent import KeepConsent
+from processors.kernel import Audit, Delete, Effect, Emit, Forward, Mint, Put, Shred, Wake
 from processors.permissions import Permissions
 from schemas.topics import ControllerState
-from tests.drivers import CONTROLLER, RECORDS, Driver
+from tests.drivers import CONTROLLER, RECORDS, Driver, Told
 
 HERE = Path(__file__).parent
 PROCESSORS = HERE.parents[1] / "processors"
 UNITS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000}
 MOMENTS = {"valid_until", "expires", "until", "detected_at", "aware_at", "notified_at", "from", "to"}
-ENVELOPE = {"at", "type", "received", "id", "source", "owner", "controller", "refs"}
-OUTCOMES = {"rows", "log", "audit", "refused", "records", "alarms", "asks"}
+ENVELOPE = {"at", "type", "received", "id", "source", "by", "owner", "controller", "refs"}
+OUTCOMES = {"rows", "log", "audit", "refused", "effects", "records", "keys", "alarms", "asks"}
+SHARED = {"owner", "settings", "task", "limits"}
+SEPARATOR = "\x1f"  # between an alarm's name and what it is about
 
 
 def ms(value: int | str | datetime) -> int:
@@ -82,9 +94,12 @@ def load() -> list[Any]:
     found = []
     for path in FILES:
         document = yaml.safe_load(path.read_text())
+        assert set(document) <= {"defaults", "cases"} | SHARED, f"{path}: a key that nobody reads"
+        shared = {k: v for k, v in document.items() if k in SHARED}
         for case in document["cases"]:
             name = f"{path.parent.name}/{path.stem}: {case['name']}"
-            found.append(pytest.param(path.parent.name, document.get("defaults", {}), case, id=name))
+            marks = [pytest.mark.xfail(reason=case["bug"], strict=True, raises=AssertionError)] if "bug" in case else []
+            found.append(pytest.param(path.parent.name, document.get("defaults", {}), shared | case, id=name, marks=marks))
     return found
 
 
@@ -100,21 +115,85 @@ def play(driver: Driver, steps: list[dict[str, Any]], defaults: dict[str, Any], 
         record = RECORDS[step["type"]]
         data = {**defaults.get(record.SCHEMA, {}), **{k: v for k, v in step.items() if k not in ENVELOPE}}
         data = {k: moment(v) if k in MOMENTS and v is not None else v for k, v in data.items()}
+        data = {k: ms(v) if k.endswith("_ms") and v is not None else v for k, v in data.items()}
         options: dict[str, Any] = {k: step[k] for k in ("id", "source", "controller") if k in step}
+        options["actor"] = step.get("by", "")
         if "received" in step:
             options["received"] = ms(step["received"])
         refs = tuple(step.get("refs", ()))
         driver.send(step.get("owner", owner), step["type"], data, at=ms(step["at"]), refs=refs, **options)
 
 
+def plain(value: Any) -> Any:
+    """A record as tables write it."""
+    match value:
+        case dict():
+            return {k: plain(v) for k, v in value.items()}
+        case list() | tuple():
+            return [plain(v) for v in value]
+        case bytes():
+            return value.decode()
+    return value
+
+
+def stated(wanted: Any, name: str = "") -> Any:
+    """What a table says, with its times in ms."""
+    match wanted:
+        case dict():
+            return {k: stated(v, str(k)) for k, v in wanted.items()}
+        case list():
+            return [stated(v) for v in wanted]
+    return ms(wanted) if name.endswith("_ms") and wanted is not None else wanted
+
+
+def looked_at(wanted: Any, found: Any) -> Any:
+    """The part of `found` that a table speaks of: all entries of its lists, but of its objects only the fields it names."""
+    match wanted, found:
+        case dict(), dict() if wanted:
+            return {k: looked_at(v, found.get(k)) for k, v in wanted.items()}
+        case list(), list() if len(wanted) == len(found):
+            return [looked_at(w, f) for w, f in zip(wanted, found, strict=True)]
+    return found
+
+
 def compare(wanted: dict[str, Any], found: Any) -> None:
-    got = msgspec.json.decode(msgspec.json.encode(found))
-    shown = {k: got.get(k) for k in wanted}
-    assert shown == {k: ms(v) if k.endswith("_ms") and v is not None else v for k, v in wanted.items()}
+    got = plain(msgspec.to_builtins(found, builtin_types=(bytes,)))
+    assert (looked_at(wanted, got) if wanted else {}) == stated(wanted)
+
+
+def in_words(effect: Effect) -> str:
+    match effect:
+        case Put(record):
+            return f"put {record.KIND}"
+        case Delete(kind):
+            return f"delete {kind.KIND}"
+        case Emit(topic, _, value):
+            return f"gone {topic}" if value is None else f"emit {type(value).SCHEMA}"
+        case Forward():
+            return "forward"
+        case Wake(name, due_ms):
+            return f"{'cancel' if due_ms is None else 'wake'} {name.partition(SEPARATOR)[0]}"
+        case Mint(scope) | Shred(scope):
+            return f"{type(effect).__name__.lower()} {scope}"
+        case Audit(kind):
+            return f"audit {kind}"
+    return f"refuse {effect.code}"
 
 
 def parts_of(key: tuple[str, ...], owner: str) -> str:
+    if key[0].startswith("["):  # a case's key, as the log has it
+        key = tuple(msgspec.json.decode(key[0]))
     return " ".join(key[1:] if key[0] == owner and len(key) > 1 else key)
+
+
+def message(wanted: dict[str, Any], told: Told, owner: str) -> None:
+    envelope = told.forwarded
+    about = {"key": parts_of(told.key, owner), "refs": list(told.refs), "is": type(told.value).SCHEMA if told.value else None}
+    about |= {"gone": told.value is None and envelope is None, "forwarded": envelope and envelope.id}
+    assert {k: v for k, v in about.items() if k in wanted} == {k: v for k, v in wanted.items() if k in about}
+    assert (told.value is None) == (bool(wanted.get("gone")) or "forwarded" in wanted)
+    if told.value is not None:
+        compare({k: v for k, v in wanted.items() if k not in about}, told.value)
 
 
 def check(driver: Driver, case: dict[str, Any], owner: str) -> None:
@@ -127,31 +206,36 @@ def check(driver: Driver, case: dict[str, Any], owner: str) -> None:
         told = [t for t in driver.log if t.topic == topic]
         assert len(told) == len(wanted), [msgspec.to_builtins(t.value) for t in told]
         for want, t in zip(wanted, told, strict=True):
-            if want == "gone":
-                assert t.value is None
-                continue
-            if "key" in want:
-                assert parts_of(t.key, owner) == want["key"]
-            compare({k: v for k, v in want.items() if k != "key"}, t.value)
+            message(want if isinstance(want, dict) else {"gone": want == "gone"}, t, owner)
     if "audit" in case:
         assert [a.kind for a in driver.audits] == [w if isinstance(w, str) else w["kind"] for w in case["audit"]]
         for want, audited in zip(case["audit"], driver.audits, strict=True):
             if isinstance(want, dict):
                 facts = {k: v for k, v in want.items() if k not in ("kind", "named")}
-                stated = {k: str(ms(v)) if k.endswith("_ms") else str(v) for k, v in facts.items()}
-                assert {k: audited.facts.get(k) for k in stated} == stated
+                text = {k: str(ms(v)) if k.endswith("_ms") else str(v) for k, v in facts.items()}
+                assert {k: audited.facts.get(k) for k in text} == text
                 assert audited.named == want.get("named", audited.named)
-    assert [refusal.code for refusal in driver.refusals] == case.get("refused", [])
+    refused = [want if isinstance(want, dict) else {"code": want} for want in case.get("refused", [])]
+    found = [{"code": r.code, "field": r.field, "event": r.like and r.like.id} for r in driver.refusals]
+    assert looked_at(refused, found) == refused
+    if "effects" in case:
+        assert [in_words(effect) for effect in driver.done] == case["effects"]
+    if "keys" in case:
+        assert sorted(driver.keys.get(owner, ())) == sorted(case["keys"])
     if "alarms" in case:
-        alarms = {name: due_ms for (who, name), due_ms in driver.alarms.items() if who == owner}
+        alarms = {name.replace(SEPARATOR, "/").rstrip("/"): at for (who, name), at in driver.alarms.items() if who == owner}
         assert alarms == {name: ms(due) for name, due in case["alarms"].items()}
     for kind, count in case.get("records", {}).items():
         assert driver.count(owner, kind) == count, kind
 
 
+def configured(settings: dict[str, Any]) -> ControllerState:
+    return msgspec.convert({"controller": CONTROLLER, **settings}, ControllerState)
+
+
 def ask(driver: Driver, case: dict[str, Any], row: dict[str, Any]) -> None:
     """One row of `asks`: use, purpose, channel, brand, at; `allow: true` or `deny: [reasons]`."""
-    settings = ControllerState(controller=CONTROLLER, **{**case.get("settings", {}), **row.get("settings", {})})
+    settings = configured(case.get("settings", {}) | row.get("settings", {}))
     parties = []
     for party in row.get("parties", case.get("parties", [{"role": "customer", "of": ["A"]}])):
         known = tuple(driver.get(owner, Permissions) for owner in party["of"])
@@ -167,17 +251,31 @@ def ask(driver: Driver, case: dict[str, Any], row: dict[str, Any]) -> None:
         assert verdict.epoch == row["epoch"]
 
 
+def driver_of(name: str, task: list[str]) -> Driver:
+    """A driver of the processor `name` among those of `task`; a decider looks at folded consents."""
+    made = {n: getattr(importlib.import_module(f"processors.{n}"), VERBS[n]) for n in task or [name]}
+    first, *others = [thing() if inspect.isclass(thing) else KeepConsent() for thing in made.values()]
+    driver = Driver(first)
+    for other in others:
+        driver.beside(other)
+    return driver.task[list(made).index(name)]
+
+
 @pytest.mark.parametrize(("name", "defaults", "case"), load())
-def test_case(name: str, defaults: dict[str, Any], case: dict[str, Any]) -> None:
+def test_case(name: str, defaults: dict[str, Any], case: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     thing: Any = getattr(importlib.import_module(f"processors.{name}"), VERBS[name])
     assert getattr(thing, "name", name) == name, "one key names a thing everywhere"
-    assert set(case) <= {"name", "given", "owner", "settings", "parties"} | OUTCOMES, "a key that nobody reads"
+    assert set(case) <= {"name", "given", "parties", "bug"} | SHARED | OUTCOMES, "a key that nobody reads"
     assert set(case) & OUTCOMES, "a case that checks nothing"
+    for limit, value in case.get("limits", {}).items():
+        places = [m for m in (importlib.import_module(f"processors.{name}"), item) if hasattr(m, limit)]
+        assert places, f"no limit {limit}"
+        for place in places:
+            monkeypatch.setattr(place, limit, value)
     owner = case.get("owner", "A")
-    made: Any = thing() if inspect.isclass(thing) else KeepConsent()
-    driver = Driver(made)  # a decider looks at folded consents
+    driver = driver_of(name, case.get("task", []))
     if "settings" in case and inspect.isclass(thing):
-        driver.settings[CONTROLLER] = ControllerState(controller=CONTROLLER, **case["settings"])
+        driver.settings[CONTROLLER] = configured(case["settings"])
     play(driver, case.get("given", []), defaults, owner)
     check(driver, case, owner)
     for row in case.get("asks", []):

@@ -1,0 +1,1 @@
+"""Doors and systems outside: one folder each."""

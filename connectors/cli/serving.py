@@ -1,0 +1,107 @@
+"""`up`: one process serves everything; it says `ready URL` once it does, and stops cleanly when told to."""
+
+import json
+import logging
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+from connectors.cli.faults import BadUsage, CliFault, Unanswered
+from connectors.cli.output import diagnose
+from connectors.cli.session import ADDRESS, Session
+from connectors.cli.watch import write_private
+from connectors.http.door import Options
+from connectors.http.problems import Problem
+from connectors.http.server import serve
+from connectors.http.tokens import FIRST_NAME, TokenStore, TokensUnusable
+from engine.service import Service
+
+TOKENS = "tokens.json"
+NAMES_MAX = 1_000
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+HINT = "nobody could call this service yet: give --token-file FILE, which gets an administrator's token"
+
+
+class EngineStopped(CliFault):
+    """The engine stopped by itself: what is served is not what is true any more."""
+
+    exit_code = 1
+
+
+def serve_folder(session: Session, data: Path, host: str, port: int) -> None:
+    """Serve the deployment in `data` until SIGTERM or SIGINT. Raises `FolderInUse`, `CliFault`s."""
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format=LOG_FORMAT)
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # it quotes exceptions; the door logs its own, without values
+    stopper = _Stopper()
+    service = Service.open(data, ring=session.settings.keys.ring, limits=session.limits())
+    address = data / ADDRESS
+    try:
+        tokens = _tokens(data, session.given_token_file)
+        service.start()
+
+        def ready(url: str) -> None:
+            write_private(address, json.dumps({"url": url}) + "\n")
+            print(f"ready {url}", flush=True)
+            if stopper.told:
+                signal.raise_signal(signal.SIGTERM)  # it came just before the server took over: tell it again
+
+        options = Options(session.settings.freshness_secs)
+        if not stopper.told and not serve(service, tokens, host, port, ready, options):
+            raise Unanswered("it cannot listen there: the port is taken, or the address is not this machine's")
+    finally:
+        address.unlink(missing_ok=True)
+        service.stop()
+    if service.failed is not None:
+        raise EngineStopped("the engine stopped by itself; its log says why")
+
+
+class _Stopper:
+    """Takes SIGTERM and SIGINT before the server does and after it has: a stop that comes while opening is a clean one too."""
+
+    def __init__(self) -> None:
+        self.told = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._take)
+
+    def _take(self, _number: int, _frame: FrameType | None) -> None:
+        self.told = True
+
+
+def _tokens(data: Path, file: Path | None) -> TokenStore:
+    """The token store, with at least one administrator who knows the secret."""
+    try:
+        store = TokenStore.open(data / TOKENS)
+    except TokensUnusable as fault:
+        raise Unanswered(str(fault)) from None
+    if file is not None:
+        if not _holds_valid(store, file):
+            write_private(file, _administrator(store) + "\n")
+        return store
+    secret = store.first_token()
+    if secret is not None and not sys.stdout.isatty():
+        store.revoke(FIRST_NAME)  # a secret in somebody's log file is no secret
+        raise BadUsage(HINT)
+    if secret is not None:
+        diagnose("The administrator's token, shown this once:")
+        print(secret, flush=True)
+    return store
+
+
+def _holds_valid(store: TokenStore, file: Path) -> bool:
+    """Whether `file` holds a token of this store already, as after a restart."""
+    try:
+        return "administrator" in store.authenticate(f"Bearer {file.read_text(encoding='utf-8').strip()}").roles
+    except (OSError, UnicodeDecodeError, Problem):
+        return False
+
+
+def _administrator(store: TokenStore) -> str:
+    """A new administrator's secret: under the first free name, because the old one's holders keep theirs."""
+    for number in range(1, NAMES_MAX):
+        try:
+            return store.create(FIRST_NAME if number == 1 else f"{FIRST_NAME}-{number}", ("administrator",), ("*",), ("*",))
+        except Problem as taken:
+            if taken.code != "name-taken":
+                raise Unanswered("no token can be made") from None
+    raise Unanswered("there are too many administrators' tokens")

@@ -1,0 +1,89 @@
+"""Settings, each from one place: flags first, then `CONSENTINEL_SECTION__KEY`, then `consentinel.toml` in the working folder."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)  # fmt: skip
+
+from connectors.cli.faults import BadUsage, Unanswered
+
+FILE = "consentinel.toml"
+RAW_RETENTION_SECS = 86_400
+RAW_RETENTION_SECS_MAX = 7 * 86_400  # the backstop of the design, section 4: raw data never rests longer
+FRESHNESS_SECS = 5.0  # design, section 5: an older read model denies
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid")  # a misspelt setting must not look as if it worked
+
+
+class RawSettings(_Section):
+    """`raw`: how long raw payloads rest."""
+
+    retention_secs: Annotated[int, Field(ge=0, le=RAW_RETENTION_SECS_MAX)] = RAW_RETENTION_SECS
+
+
+class KeySettings(_Section):
+    """`keys`: where the key ring is; by default `DIR.ring` beside the data folder."""
+
+    ring: Path | None = None
+
+
+class HttpSettings(_Section):
+    """`http`: where the service listens. Port 0 picks a free one."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65_535)] = 8080
+
+
+class Settings(BaseSettings):
+    """All settings. `url` and the token say how commands reach a running service; a secret may come from a `*_file`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="CONSENTINEL_", env_nested_delimiter="__", toml_file=FILE, extra="forbid", env_ignore_empty=True,
+    )  # fmt: skip
+    raw: RawSettings = RawSettings()
+    keys: KeySettings = KeySettings()
+    http: HttpSettings = HttpSettings()
+    freshness_secs: Annotated[float, Field(gt=0, le=60)] = FRESHNESS_SECS
+    url: str | None = None
+    token: SecretStr | None = None
+    token_file: Path | None = None
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource, dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:  # fmt: skip
+        """Give the sources in the contract's order, the strongest first."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    def bearer(self) -> str:
+        """The token to show a service: itself, or what is in its file. Raises `Unanswered`."""
+        if self.token is not None:
+            return self.token.get_secret_value().strip()
+        if self.token_file is None:
+            raise Unanswered("a token is needed: give --token-file, or set CONSENTINEL_TOKEN_FILE or CONSENTINEL_TOKEN")
+        try:
+            return self.token_file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            raise Unanswered("the token file cannot be read") from None
+
+
+def load_settings() -> Settings:
+    """Read all settings. Raises `BadUsage`, which names the setting and never its value."""
+    try:
+        return Settings()
+    except ValidationError as wrong:
+        names = sorted({".".join(str(part) for part in error["loc"]) for error in wrong.errors()})
+        raise BadUsage(f"no such setting, or not a value for it: {', '.join(names)}") from None
+    except (SettingsError, ValueError, OSError):
+        raise BadUsage(f"{FILE} or a CONSENTINEL_ variable cannot be read") from None

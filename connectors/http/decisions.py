@@ -1,0 +1,158 @@
+"""`POST /v1/decisions`: whether a use is allowed now. Whatever is unknown, stale, unreachable or not on record is `deny`.
+
+The order of looking is the promise: first the beat, then the marks, then the state. A withdrawal that was answered before
+this call began is found in one of the two.
+"""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+from uuid import uuid4
+
+import msgspec
+from anyio import to_thread
+from starlette.requests import Request
+from starlette.responses import Response
+
+from connectors.http.bodies import answer, parse
+from connectors.http.cloudevents import millis
+from connectors.http.door import FAULTS, Door
+from connectors.http.problems import Problem
+from processors.decide_use import REASONS, Mark, PartyView, Use, UseName, decide_use
+from processors.permissions import ANY, Permissions
+from schemas.base import Moment, Name
+from schemas.codec import encode
+from schemas.events import Channel, Identifier
+from schemas.identifiers import NotAnIdentifier, normalise
+from schemas.topics import ControllerState, Decision, Verdict
+
+CALL = "POST /v1/decisions"
+TOPIC = "decisions"
+PARTIES_MAX = 64  # as many as a conversation has
+IDENTIFIERS_MAX = 32
+AHEAD_MS_MAX = 60_000  # clocks may differ by a minute; nobody decides about tomorrow with today's state
+LAW_PACK = "builtin-1"
+
+DoorReason = Literal[
+    "stale",  # the state is older than the freshness limit
+    "not_ready",  # not everything that was there at the start is folded, or the engine has stopped
+    "not_fresh",  # denials are under way for which there is no mark
+    "not_recorded",  # the verdict could not be appended to `decisions`
+    "unreachable",  # the state cannot be read
+    "unusable_identifier",  # an identifier is none, so nobody knows whose permission to look at
+]
+ALL_REASONS: tuple[str, ...] = tuple(sorted({*REASONS, *DoorReason.__args__}))  # type: ignore[attr-defined]
+
+Identifiers = Annotated[tuple[Identifier, ...], msgspec.Meta(max_length=IDENTIFIERS_MAX)]
+
+
+class AskedParty(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One party. Roles nobody knows are customers."""
+
+    role: Annotated[str, msgspec.Meta(max_length=64)]
+    identifiers: Identifiers = ()
+
+
+class Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A use to decide on. `identifiers` are one customer's; `parties` are everybody on the conversation."""
+
+    controller: Name
+    use: UseName
+    channel: Channel | Literal["*"]
+    identifiers: Identifiers = ()
+    parties: Annotated[tuple[AskedParty, ...], msgspec.Meta(max_length=PARTIES_MAX)] = ()
+    conversation_id: Name | None = None
+    purpose: Name | None = None
+    brand: Name | None = None
+    campaign: Name | None = None
+    callback: bool = False
+    at: Moment | None = None
+
+
+class Decided(msgspec.Struct, frozen=True, kw_only=True):
+    """The verdict with every reason, as of the moment the state was complete up to (`fresh_as_of`, RFC 3339)."""
+
+    decision_id: str
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    epoch: int
+    law_pack: str
+    fresh_as_of: str | None
+
+
+def decide(door: Door, ask: Ask) -> Decided:
+    """Decide and put the verdict on record. Blocks; never raises for what the engine cannot do."""
+    service = door.service
+    now_ms = service.clock()
+    at_ms = now_ms if ask.at is None else millis(ask.at)
+    if at_ms > now_ms + AHEAD_MS_MAX:
+        raise Problem("time-ahead", "/at")
+    beat_ms = service.loop.beat_ms
+    reasons: set[str] = set()
+    if not service.ready:
+        reasons.add("not_ready")
+    # A beat from the future means that the clock was set back: then nobody knows how old the state is.
+    if abs(now_ms - beat_ms) > door.options.fresh_secs * 1000:
+        reasons.add("stale")
+    if door.marks.blind(beat_ms):
+        reasons.add("not_fresh")
+    epoch = 0
+    settings = service.settings(ask.controller)
+    try:
+        parties = list(_parties(door, ask, settings, reasons))
+        # A moment in the past cannot bring back what has expired since, so both must allow.
+        for moment_ms in {at_ms, now_ms}:
+            use = Use(ask.use, moment_ms, ask.channel, ask.purpose, ask.brand or ANY)
+            verdict = decide_use(parties, use, settings)
+            reasons.update(verdict.reasons)
+            epoch = verdict.epoch
+    except FAULTS:
+        reasons.add("unreachable")
+    decision_id = f"dec_{uuid4().hex}"
+    record = Decision(
+        decision_id=decision_id, controller=ask.controller, use=ask.use, verdict="deny" if reasons else "allow",
+        reasons=tuple(sorted(reasons)), at_ms=at_ms, epoch=epoch, purpose=ask.purpose, channel=ask.channel, brand=ask.brand,
+        campaign=ask.campaign, conversation_id=ask.conversation_id, law_pack=LAW_PACK, fresh_as_of_ms=beat_ms,
+    )  # fmt: skip
+    try:
+        if service.failed is not None:
+            raise OSError("the engine has stopped")
+        service.append(TOPIC, ask.conversation_id or decision_id, encode(record))
+    except FAULTS:
+        reasons.add("not_recorded")
+    fresh = datetime.fromtimestamp(beat_ms / 1000, UTC).isoformat(timespec="milliseconds") if beat_ms else None
+    return Decided(
+        decision_id=decision_id, verdict="deny" if reasons else "allow", reasons=tuple(sorted(reasons)), epoch=epoch,
+        law_pack=LAW_PACK, fresh_as_of=fresh,
+    )  # fmt: skip
+
+
+def _parties(door: Door, ask: Ask, settings: ControllerState, reasons: set[str]) -> Iterator[PartyView]:
+    own = frozenset(settings.own_refs)
+    asked = (AskedParty("customer", ask.identifiers),) if ask.identifiers else ()
+    for party in (*asked, *ask.parties):
+        refs: list[str] = []
+        for identifier in party.identifiers:
+            try:
+                normal = normalise(identifier.kind, identifier.value, settings.default_region)
+            except NotAnIdentifier:
+                reasons.add("unusable_identifier")
+                continue
+            refs.append(door.service.secrets.ref(ask.controller, identifier.kind, normal))
+        others = [ref for ref in refs if ref not in own]
+        marks: list[Mark] = [mark for ref in others for mark in door.marks.on(ref, ask.use)]
+        permissions = tuple(door.service.record("subject", ref, Permissions) for ref in others)
+        yield PartyView(party.role, permissions, own=bool(refs) and not others, marks=tuple(marks))
+
+
+async def post_decisions(door: Door, request: Request) -> Response:
+    """Answer the call: 200 with a verdict, whatever state the engine is in."""
+    token = door.caller(request, CALL)
+    async with door.bodies.of(request) as body:
+        ask = parse(body, Ask)
+    door.may_touch(token, ask.controller)
+    decided = await to_thread.run_sync(decide, door, ask)
+    door.metrics.decisions.labels(ask.use, decided.verdict).inc()
+    for reason in decided.reasons:
+        door.metrics.reasons.labels(ask.use, reason).inc()
+    return answer(decided)
