@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from hashlib import sha256
+from typing import Any
 
 import msgspec
 
@@ -73,3 +74,8 @@ class Moment:
         """See `processors.kernel.Context`."""
         topic, partition, offset = self.place
         return sha256(f"{self._shared.deployment}|{topic}|{partition}|{offset}|{index}".encode()).hexdigest()[:24]
+
+
+def withheld(error: BaseException) -> Any:
+    """Say where a fault is, without what it held: `exc_info` of the traceback alone, never the message."""
+    return (RuntimeError, RuntimeError("details withheld: they may hold values"), error.__traceback__)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from engine.context import Moment, Shared, TaskPlan
+from engine.context import Moment, Shared, TaskPlan, withheld
 from engine.effects import ALARM, ALARM_VALUE, ROUTED_BY_NAME, Effects
 from engine.keyring import RingFault
 from engine.layout import DueAlarm, alarm_key, due_key, state_key
@@ -185,7 +185,7 @@ class Partition:
             raise
         except Exception as e:  # a bug in a processor must not stop the others; the event is kept for a retry
             self.effects.undo(mark)
-            log.error("processor %s failed on %s: %s", processor.name, at.envelope.type, type(e).__name__, exc_info=_bare(e))
+            log.error("processor %s failed on %s: %s", processor.name, at.envelope.type, type(e).__name__, exc_info=withheld(e))
             self._shared.count("processor_faults", processor.name)
             self.effects.quarantine(at.place, "processor-fault", "", encode(at.envelope), at.controller, at.now_ms)
 
@@ -194,9 +194,3 @@ class Partition:
         self.effects.quarantine(at.place, refusal.code, refusal.field, original, at.controller, at.now_ms)
         entry = Audit("event.quarantined", at.controller, {"code": refusal.code}, named=False)
         self.effects.audit(entry, at.owner, at, processor)
-
-
-def _bare(error: Exception) -> Any:
-    """Where a bug is, without what it held: the traceback only, never the message."""
-    return (RuntimeError, RuntimeError("details withheld: they may hold values"), error.__traceback__)
-

@@ -5,6 +5,7 @@ This is the engine's public face. It knows topics, owners and kinds of state, an
 
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,9 +15,10 @@ import msgspec
 
 from engine.checkpoints import sign_checkpoints
 from engine.clock import Clock, system_clock
-from engine.context import Shared
+from engine.context import Shared, withheld
 from engine.embedded import EmbeddedRuntime, Retention
-from engine.keyring import RAW_SPAN_MS, FileRing
+from engine.filering import FileRing
+from engine.keyring import RAW_SPAN_MS
 from engine.layout import data_key, parts_of, state_key, state_prefix
 from engine.loop import TaskLoop, plans
 from engine.notes import Signer
@@ -34,6 +36,7 @@ from schemas.topics import ControllerState, WrappedKey
 log = logging.getLogger("consentinel.service")
 S = TypeVar("S", bound=State)
 
+SWITCH_SECS = 0.0005
 IDLE_SECS = 0.25  # the loop looks at the clock at least this often
 MAINTENANCE_SECS = 60.0
 STOP_SECS_MAX = 30.0
@@ -89,6 +92,8 @@ class Service:
 
     def start(self) -> None:
         """Start the loop and the maintenance of topics and checkpoints."""
+        # Loop and doors share one interpreter; with the default of 5 ms each SQLite statement waits that long for its turn.
+        sys.setswitchinterval(SWITCH_SECS)
         self._started_ms = self.clock()
         for name, body in (("engine", self._run), ("maintenance", self._maintain)):
             thread = threading.Thread(target=self._guarded, args=(body,), name=name, daemon=True)
@@ -118,7 +123,7 @@ class Service:
             body()
         except Exception as e:  # a dead engine must be seen: the doors deny and report not ready
             self.failed = type(e).__name__
-            log.exception("the %s stopped", threading.current_thread().name)
+            log.error("the %s stopped: %s", threading.current_thread().name, self.failed, exc_info=withheld(e))
 
     def _run(self) -> None:
         while not self._stopping.is_set():

@@ -9,11 +9,11 @@ from typing import Any
 
 import msgspec
 
-from engine.keyring import FileRing
+from engine.context import Shared
+from engine.filering import FileRing
 from engine.layout import key_bytes
 from engine.loop import TaskLoop, plans
 from engine.memory import MemoryRuntime
-from engine.context import Shared
 from engine.runtime import Output, Runtime
 from engine.secrets import Secrets
 from engine.topology import default_topology

@@ -9,8 +9,8 @@ from connectors.cli.demo_stage import Stage, found_in_text
 from connectors.cli.demo_world import World
 from connectors.cli.faults import Refused
 from connectors.cli.output import rows_of
-from connectors.cli.proving import lines, notes, proof_of, report_of
 from engine.audit import verify_log
+from engine.evidence import lines_of, notes_of, proof_of, report_of
 from engine.proofs import ProofInvalid, check_proof
 from schemas.codec import decode_as
 from schemas.topics import AuditEntry, BreachAlert, QuarantineEntry
@@ -119,7 +119,7 @@ def proof(stage: Stage, world: World, clues: list[str]) -> None:
     service = world.opened()
     try:
         report = report_of(service)
-        entries = list(lines(service))
+        entries = list(lines_of(service))
         stage.table([{"audit entries": report.entries, "trees": len(report.origins), "checkpoints": report.checkpoints}])
         stage.check("the log is what was signed, every tree up to its last entry",
                     report.ok and report.entries > 0 and all(o.proven == o.size for o in report.origins.values()))  # fmt: skip
@@ -134,7 +134,7 @@ def proof(stage: Stage, world: World, clues: list[str]) -> None:
         middle = len(entries) // 2
         partition, offset, value = entries[middle]
         entries[middle] = partition, offset, value[:-1] + bytes([value[-1] ^ 1])
-        stage.check("one flipped byte in the log is found", not verify_log(entries, notes(service), vkey).ok)
+        stage.check("one flipped byte in the log is found", not verify_log(entries, notes_of(service), vkey).ok)
     finally:
         service.stop()
 

@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import typer
 
 from connectors.cli.faults import BadUsage, Refused, Unanswered
 from connectors.cli.output import rows_of, rows_table
-from connectors.cli.proving import document_of, proof_of, report_of
 from connectors.cli.session import Data, Session, command
 from connectors.cli.watch import write_private
+from engine.evidence import NotProvable, proof_of, report_of
 from engine.merkle import AuditFault
 from engine.proofs import check_proof, read_proof
 from schemas.codec import decode_as
@@ -19,12 +20,21 @@ audit = typer.Typer(no_args_is_help=True, help="The audit log, its checkpoints a
 retention = typer.Typer(no_args_is_help=True, help="What retention has to destroy.")
 
 Proof = Annotated[Path | None, typer.Option("--proof", help="A proof file, to be checked with nothing but --key.")]
+Kept = Annotated[list[Path] | None, typer.Option("--checkpoint", help="A checkpoint that was kept outside; repeatable.")]
 Key = Annotated[str | None, typer.Option("--key", help="The public key that `audit key` prints.")]
 
 
 @command(audit, "verify")
-def audit_verify(session: Session, data: Data = None, proof: Proof = None, key: Key = None) -> None:
-    """Recompute the whole log against what was signed, or check one proof file offline. Exit code 1: something was found."""
+def audit_verify(
+    session: Session, data: Data = None, proof: Proof = None, key: Key = None, checkpoint: Kept = None
+) -> None:
+    """Recompute the whole log against what was signed, or check one proof file offline. Exit code 1: something was found.
+
+    With --checkpoint, of a stopped service: a log that was rolled back, or rewritten and signed anew, contradicts the copies.
+    """
+    notes = tuple(_text_of(path) for path in checkpoint or ())
+    if notes and data is None:
+        raise BadUsage("checkpoints kept outside are compared with the folder of a stopped service: say --data")
     if proof is not None or key is not None:
         if proof is None or key is None or data is not None:
             raise BadUsage("a proof file is checked with --proof and --key, and needs no data folder")
@@ -33,7 +43,8 @@ def audit_verify(session: Session, data: Data = None, proof: Proof = None, key: 
     service = session.stopped(data) if data is not None else None
     if service is not None:
         try:
-            document = document_of(report_of(service))
+            report = report_of(service, notes)
+            document = {"ok": report.ok, **msgspec.to_builtins(report)}
         finally:
             service.stop()
     else:
@@ -45,6 +56,13 @@ def audit_verify(session: Session, data: Data = None, proof: Proof = None, key: 
     session.show(document, rows_table(origins), *([rows_table(findings)] if findings else []), verdict)
     if not document["ok"]:
         raise typer.Exit(1)
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        raise Unanswered("a checkpoint file cannot be read") from None
 
 
 def _checked(proof: Path, key: str) -> dict[str, Any]:
@@ -77,6 +95,8 @@ def audit_prove(
     if service is not None:
         try:
             text = proof_of(service, origin, index)
+        except NotProvable:
+            raise Refused("no signed checkpoint covers such an entry", "not-found") from None
         finally:
             service.stop()
     else:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from engine.keyring import FileRing
+from engine.filering import FileRing
 from engine.runtime import Commit, Output
 from engine.sealing import shard_of
 from schemas.codec import encode, fingerprint

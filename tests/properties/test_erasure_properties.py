@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from engine.keyring import FileRing
+from engine.filering import FileRing
 from processors.terms import DAY_MS, SEEN_MS
 from tests.endtoend.world import Told, latest, put, request, request_states, split, turn_all, views, where_in_state
 from tests.harness import START_MS, Deployment, call, party

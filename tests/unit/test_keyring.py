@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-import engine.keyring as keyring_module
+import engine.filering as keyring_module
+from engine.filering import FileRing
 from engine.keyring import (
-    FileRing,
     KeyInUse,
     KeyRing,
     RingDamaged,
@@ -173,7 +173,7 @@ def test_keys_are_drawn_apart(ring: FileRing) -> None:
 
 def test_two_processes_that_create_at_once_agree(path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from engine.keyring import FileRing\n"
+        "import sys; from pathlib import Path; from engine.filering import FileRing\n"
         "ring = FileRing(Path(sys.argv[1]), create=True)\n"
         "print(ring.deployment(), ring.signing_seed().hex(), ring.pepper('acme').hex(), ring.kek('acme', 9)[1].hex(),\n"
         "      ring.raw_key('raw', 5)[1].hex())"

@@ -1,0 +1,106 @@
+"""What a deployment shows of its audit log: a report over everything committed, and proofs that check offline.
+
+It may run beside the loop: an entry and its tree's frontier are committed together, so an entry past the frontier of the
+moment is the engine's own if a frontier that is read after it covers it. If not, somebody else added it, and it is found.
+"""
+
+from collections.abc import Callable, Iterator
+
+from engine.audit import AuditReport, LogDamaged, LogLine, leaf_hashes, verify_log
+from engine.checkpoints import TOPIC as CHECKPOINTS
+from engine.checkpoints import frontiers, latest_notes
+from engine.effects import AUDIT_TOPIC
+from engine.merkle import Frontier, inclusion_proof
+from engine.notes import open_checkpoint
+from engine.proofs import write_proof
+from engine.service import Service
+from schemas.codec import Malformed, SchemaUnknown, decode_as
+from schemas.topics import AuditCheckpoint, AuditEntry
+
+
+class NotProvable(Exception):
+    """No signed checkpoint covers such an entry, or the asker may not see it."""
+
+
+def lines_of(service: Service) -> Iterator[LogLine]:
+    """Every audit entry as (partition, offset, bytes)."""
+    for partition, record in service.topic(AUDIT_TOPIC):
+        yield partition, record.offset, record.value or b""
+
+
+def notes_of(service: Service) -> Iterator[str]:
+    """Every signed checkpoint that is still on the log."""
+    for _, record in service.topic(CHECKPOINTS):
+        if record.value is not None:
+            yield decode_as(AuditCheckpoint, record.value).note
+
+
+def report_of(service: Service, more_notes: tuple[str, ...] = ()) -> AuditReport:
+    """Recompute every tree; compare it with the frontiers, the signed checkpoints and `more_notes` that were kept outside."""
+    notes = list(notes_of(service))
+    snapshot = _Snapshot(service)  # after the notes: a note that was signed later may know more than its frontiers
+    held = {origin: (frontier.size, frontier.root()) for origin, frontier in snapshot.frontiers.items()}
+    return verify_log(snapshot.lines(), [*notes, *more_notes], service.signer.vkey, held)
+
+
+def proof_of(service: Service, origin: str, index: int, may_see: Callable[[str], bool] = lambda controller: True) -> str:
+    """A proof file for the entry at `index` of `origin`, under its newest checkpoint; signs one when none covers it.
+
+    `may_see` is asked with the entry's controller. Raises `NotProvable`, and `LogDamaged` when the log has faults.
+    """
+    note = latest_notes(service.runtime).get(origin)
+    if note is None or open_checkpoint(note, service.signer.vkey).size <= index:
+        service.checkpoint()
+        note = latest_notes(service.runtime).get(origin)
+    size = 0 if note is None else open_checkpoint(note, service.signer.vkey).size
+    if note is None or not 0 <= index < size:
+        raise NotProvable
+    leaf: list[bytes] = []
+
+    def watched() -> Iterator[LogLine]:
+        for line in lines_of(service):
+            entry = _entry(line[2])
+            if entry is not None and (entry.origin, entry.index) == (origin, index):
+                if not may_see(entry.controller):
+                    raise NotProvable
+                leaf.append(line[2])
+            yield line
+
+    hashes = leaf_hashes(watched(), origin, size)
+    return write_proof(leaf[0], index, inclusion_proof(hashes, index), note)
+
+
+class _Snapshot:
+    """The log as of a moment although it grows: entries that the engine itself has added since are left out."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self.frontiers = self._read()
+        self._later: dict[str, int] = {}
+
+    def lines(self) -> Iterator[LogLine]:
+        for line in lines_of(self._service):
+            entry = _entry(line[2])
+            if entry is None or not self._grown(entry):
+                yield line
+
+    def _grown(self, entry: AuditEntry) -> bool:
+        known = self.frontiers.get(entry.origin)
+        if known is not None and entry.index < known.size:
+            return False
+        if entry.index >= self._later.get(entry.origin, 0):
+            self._later = {origin: frontier.size for origin, frontier in self._read().items()}
+        return entry.index < self._later.get(entry.origin, 0)
+
+    def _read(self) -> dict[str, Frontier]:
+        return frontiers(self._service.runtime, self._service.loop.tasks, self._service.shared.deployment)
+
+
+def _entry(value: bytes) -> AuditEntry | None:
+    try:
+        return decode_as(AuditEntry, value)
+    except (Malformed, SchemaUnknown):
+        return None
+
+
+__all__ = ["LogDamaged", "NotProvable", "lines_of", "notes_of", "proof_of", "report_of"]
