@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-import engine.filering as keyring_module
+import engine.filering as ring_module
 from engine.filering import FileRing
 from engine.keyring import (
     KeyInUse,
@@ -201,7 +201,7 @@ def test_threads_that_ask_at_once_agree(path: Path) -> None:
 def test_a_kill_during_creation_or_first_use_leaves_all_or_nothing(path: Path, table: str) -> None:
     """Killed with pages already in the file and a hot journal beside it: cache_size=1 spills them."""
     code = (
-        "import os, sys; from pathlib import Path; import engine.keyring as k\n"
+        "import os, sys; from pathlib import Path; import engine.filering as k\n"
         "rows, draw = k.FileRing._rows, k.FileRing._draw\n"
         "def killed(self, sql, *values):\n"
         "    found = rows(self, sql, *values)\n"
@@ -314,7 +314,7 @@ def test_what_another_process_destroyed_is_forgotten_here(ring: FileRing, path: 
     other.destroy_kek("acme", 3, 1)
     other.close_raw("raw", NOW_MS)
     other.destroy_raw([raw[0]])
-    monkeypatch.setattr(keyring_module, "monotonic", lambda: ring._fresh_until)  # a second later
+    monkeypatch.setattr(ring_module, "monotonic", lambda: ring._fresh_until)  # a second later
     assert ring.kek("acme", 3)[0] == 2
     assert ring.kek_at("acme", 3, 1) is None
     assert ring.raw_key_by_id(raw[0]) is None
@@ -339,14 +339,14 @@ def test_the_hot_path_leaves_the_file_alone(ring: FileRing, monkeypatch: pytest.
 
 
 def test_memory_is_bounded(ring: FileRing, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keyring_module, "CACHED_MAX", 10)
+    monkeypatch.setattr(ring_module, "CACHED_MAX", 10)
     first = [ring.kek("acme", shard) for shard in range(50)]
     assert len(ring._minting) == 10
     assert [ring.kek("acme", shard) for shard in range(50)] == first
 
 
 def test_invented_controllers_do_not_fill_the_disk(ring: FileRing, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keyring_module, "CONTROLLERS_MAX", 2)
+    monkeypatch.setattr(ring_module, "CONTROLLERS_MAX", 2)
     ring.pepper("acme")
     ring.kek("other", 1)
     for ask in (lambda: ring.pepper("third"), lambda: ring.kek("third", 1)):

@@ -45,7 +45,8 @@ def test_what_was_quarantined_is_listed_without_its_content_and_can_be_retried(h
     assert (row["code"], row["source"]["topic"]) == ("number-needs-region", "consents") and "901825" not in listed.text
     path = f"/v1/quarantine/{row['partition']}/{row['offset']}/retry"
     assert house.by_role("operator").post(path).status_code == 404  # another controller's
-    house.send("controller.configured", {"default_region": "DE"}, controller)
+    settings = {"default_region": "DE", "employee_basis": "contract"}
+    assert house.send("controller.configured", settings, controller).status_code == 202
     assert house.root.post(path).json() == {"accepted": 1, "topic": "consents"}
     house.folded()
     assert len(house.root.get(f"/v1/quarantine?controller={controller}").json()["quarantine"]) == 1
