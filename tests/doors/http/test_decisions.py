@@ -211,9 +211,10 @@ def test_parties_and_own_identifiers(house: Any) -> None:
     house.send("consent.given", consent(person["value"], purposes=["recording"]), "owner")
     house.folded()
     parties = [{"role": "customer", "identifiers": [person]}, {"role": "agent", "identifiers": [own]}]
-    ask = {"use": "record", "purpose": None, "identifiers": [], "parties": parties}
+    ask: dict[str, Any] = {"use": "record", "purpose": None, "identifiers": [], "parties": parties}
     assert house.decide("", "owner", **ask)["verdict"] == "allow"
-    assert house.decide("", "owner", **{**ask, "parties": [{"role": "customer", "identifiers": [own]}]})["reasons"] == ["no_party"]
+    ask["parties"] = [{"role": "customer", "identifiers": [own]}]
+    assert house.decide("", "owner", **ask)["reasons"] == ["no_party"]
 
 
 def test_marks_end_only_when_the_beat_has_passed_them() -> None:

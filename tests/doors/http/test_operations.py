@@ -13,9 +13,12 @@ import msgspec
 
 from engine.audit import verify_log
 from engine.proofs import check_proof
-from schemas.codec import fingerprint
+from schemas.codec import decode_as, encode, fingerprint
 from schemas.events import CallEnded
 from schemas.routed import Envelope
+from schemas.topics import AuditEntry
+
+from .conftest import consent
 
 ROOT = Path(__file__).parents[3]
 
@@ -70,8 +73,7 @@ def test_the_audit_log_verifies_while_it_grows_and_its_proofs_check_offline(hous
     number = iter(range(1_000))
     vkey = house.root.get("/v1/audit/key").json()["vkey"]
     for _ in range(5):
-        data = {"identifiers": [{"kind": "tel", "value": f"+4930901826{next(number):02d}"}], "purposes": ["p"], "method": "web", "evidence": {}}
-        house.send("consent.given", data)
+        house.send("consent.given", consent(f"+4930901826{next(number):02d}"))
         report = house.by_role("auditor").get("/v1/audit/report").json()
         assert report["ok"], report["findings"]
     house.folded()
@@ -90,17 +92,20 @@ def test_the_audit_log_verifies_while_it_grows_and_its_proofs_check_offline(hous
 
 
 def test_an_entry_that_the_engine_did_not_write_is_found(still: Any) -> None:
-    still.send("consent.given", {"identifiers": [{"kind": "tel", "value": "+493090182700"}], "purposes": ["p"], "method": "web", "evidence": {}})
+    still.send("consent.given", consent("+493090182700"))
     still.settle()
     assert still.root.get("/v1/audit/report").json()["ok"]
     _, last = list(still.service.topic("audit.entries"))[-1]
-    still.service.append("audit.entries", last.key.decode(), last.value)
+    entry = decode_as(AuditEntry, last.value)
+    forged = encode(msgspec.structs.replace(entry, index=entry.index + 1))  # beyond all that the engine knows
+    still.service.append("audit.entries", last.key.decode(), forged)
     assert not still.root.get("/v1/audit/report").json()["ok"]
 
 
 VCON = {
     "vcon": "0.0.1", "uuid": "018f3b5c-1111-8222-8333-444455556666", "created_at": "2026-01-02T10:00:00+00:00",
-    "parties": [{"tel": "+493090182800", "name": "Vera", "role": "customer"}, {"name": "Al", "role": "agent", "mailto": "al@example.org"}],
+    "parties": [{"tel": "+493090182800", "name": "Vera", "role": "customer"},
+                {"name": "Al", "role": "agent", "mailto": "al@example.org"}],
     "dialog": [{"type": "text", "start": "2026-01-02T10:00:00+00:00", "parties": 0, "mediatype": "text/plain", "encoding": "none",
                 "body": "hello"}],
 }  # fmt: skip

@@ -10,6 +10,8 @@ import pytest
 from schemas.codec import decode_as
 from schemas.topics import ProtectedConversation
 
+from .conftest import consent
+
 NAME, WORDS = "Wilhelmina Testperson", "my cat is called Schroedinger"
 
 
@@ -18,15 +20,17 @@ def person(house: Any) -> dict[str, Any]:
     """Someone with a consent and a conversation."""
     controller, number = uuid4().hex, "+493090182300"
     tel = {"kind": "tel", "value": number}
+    mail, employee = {"kind": "email", "value": "w@example.org"}, {"kind": "employee", "value": "e1"}
     house.send("call.started", {
         "conversation_id": "talk", "channel": "voice", "direction": "inbound", "metadata": {"order": "4711-secret"},
-        "parties": [{"party_id": "p", "role": "customer", "identifiers": [tel, {"kind": "email", "value": "w@example.org"}], "name": NAME},
-                    {"party_id": "a", "role": "agent", "identifiers": [{"kind": "employee", "value": "e1"}]}]}, controller)  # fmt: skip
+        "parties": [{"party_id": "p", "role": "customer", "identifiers": [tel, mail], "name": NAME},
+                    {"party_id": "a", "role": "agent", "identifiers": [employee]}]}, controller)  # fmt: skip
     house.send("call.transcribed", {"conversation_id": "talk", "segments": [{"text": WORDS, "party_id": "p"}]}, controller)
-    house.send("consent.given", {"identifiers": [tel], "purposes": ["marketing"], "method": "web", "evidence": {}}, controller)
+    house.send("consent.given", consent(number), controller)
     house.folded()
     clients = {role: house.token(uuid4().hex, [role], [controller]) for role in ("analyst", "auditor", "approver")}
-    found = clients["analyst"].post("/v1/subjects/search", json={"controller": controller, "identifiers": [tel]}).json()["subjects"]
+    ask = {"controller": controller, "identifiers": [tel]}
+    found = clients["analyst"].post("/v1/subjects/search", json=ask).json()["subjects"]
     return {"controller": controller, "tel": tel, "ref": found[0]["subject_ref"], "found": found, **clients}
 
 
@@ -64,7 +68,9 @@ def test_a_person_is_shown_masked_and_revealed_to_an_analyst_only(house: Any, pe
     assert sorted(a for _, a in accesses(house, person["controller"])) == ["reveal", "search", "view", "view"]
 
 
-def test_an_answer_that_cannot_be_put_on_record_does_not_leave(house: Any, person: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_that_cannot_be_put_on_record_does_not_leave(
+    house: Any, person: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(events: Any) -> None:
         raise OSError("full")
 
@@ -75,8 +81,8 @@ def test_an_answer_that_cannot_be_put_on_record_does_not_leave(house: Any, perso
 
 def protected(house: Any, ref: str) -> ProtectedConversation:
     house.folded()
-    rows = [decode_as(ProtectedConversation, r.value) for _, r in house.service.topic("conversations.protected") if r.value is not None]
-    found = [row for row in rows if row.subject_ref == ref]
+    values = (r.value for _, r in house.service.topic("conversations.protected"))
+    found = [row for v in values if v is not None and (row := decode_as(ProtectedConversation, v)).subject_ref == ref]
     return found[-1]
 
 

@@ -13,7 +13,10 @@ TEL = {"kind": "tel", "value": "+493090182000"}
 RECORDING = {"conversation_id": "m", "recording_id": "r", "confirmed": True}
 CONSENT = {"identifiers": [TEL], "purposes": ["marketing"], "method": "web", "evidence": {}}
 STEP = {"request_id": "matrix", "actor": "x"}
-BREACH = {"incident_id": "i", "detected_at": "2026-01-01T00:00:00Z", "role": "controller", "categories": [], "risk": "high", "actor": "x"}
+BREACH = {
+    "incident_id": "i", "detected_at": "2026-01-01T00:00:00Z", "role": "controller", "categories": [], "risk": "high",
+    "actor": "x",
+}  # fmt: skip
 PARTY = {"party_id": "p", "role": "customer", "identifiers": [TEL]}
 DATA: dict[str, dict[str, Any]] = {
     "call.started": {"conversation_id": "m", "channel": "voice", "direction": "inbound", "parties": [PARTY]},

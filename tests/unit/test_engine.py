@@ -1,0 +1,246 @@
+"""What the task loop promises to any processor, shown with processors made for it."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from engine.context import TaskPlan
+from engine.filering import FileRing
+from engine.layout import state_prefix
+from engine.loop import PIPELINE_TURNS, RECORDS_PER_TASK_MAX
+from engine.runtime import Output
+from processors.kernel import Alarm, Audit, Delete, Effect, Emit, Incurious, Mint, Put, Refuse, Sealed, Shred, State, Wake
+from schemas.base import Record
+from schemas.events import ConsentChanged
+from schemas.topics import ProtectedConversation
+from tests.harness import CUSTOMER, Deployment
+
+CONSENT = {"identifiers": [{"kind": "tel", "value": CUSTOMER}], "purposes": ["service"], "method": "web"}
+
+
+class Note(State):
+    KIND: ClassVar[str] = "note"
+    SEALED: ClassVar[dict[str, str]] = {"text": "lines.text"}
+    SEALED_IN: ClassVar[type[Record] | None] = ProtectedConversation
+    count: int
+    text: Sealed = None
+
+
+class Scripted(Incurious):
+    """Yields what the test says, for every consent event and alarm."""
+
+    READS: ClassVar[tuple[type[Record], ...]] = (ConsentChanged,)
+    STATE: ClassVar[tuple[type[State], ...]] = (Note,)
+
+    def __init__(
+        self, name: str, fold: Callable[..., Iterator[Effect]], wake: Callable[..., Iterator[Effect]] | None = None
+    ) -> None:
+        self.name, self.fold = name, fold
+        self.wake = wake or fold
+
+
+@pytest.fixture
+def ring(tmp_path: Path) -> Iterator[FileRing]:
+    found = FileRing(tmp_path / "test.ring", create=True)
+    yield found
+    found.close()
+
+
+def deployment(folder: Path, ring: FileRing, *scripted: Scripted) -> Deployment:
+    """A deployment whose subject task runs these processors instead of the real ones."""
+    made = Deployment(folder, ring=ring)
+    real = {t.name: t for t in made.loop.tasks}
+    subject = TaskPlan("subject", {p.name: p for p in scripted}, {ConsentChanged: scripted}, "keys.wrapped", ("subject.events",))
+    made.loop.tasks = [real["intake"], subject]
+    return made
+
+
+def notes(made: Deployment) -> list[int]:
+    owner = made.ref(CUSTOMER)
+    partition = made.runtime
+    found = [v for n in range(4) for _, v in partition.scan("subject", n, state_prefix(owner) + b"note")]
+    return [value[1] for value in found]  # the count of an array-like record of msgpack
+
+
+def codes(made: Deployment) -> list[str]:
+    return [v.code for _, v in made.rows("quarantine")]  # type: ignore[union-attr]
+
+
+def test_a_processor_that_fails_leaves_nothing_and_the_others_go_on(tmp_path: Path, ring: FileRing) -> None:
+    def bad(view: Any, event: Any, at: Any) -> Iterator[Effect]:
+        yield Put(Note(1))
+        yield Audit("half.done", "acme")
+        yield Emit("consent.state", ("x",), None)
+        yield Wake("later", at.receipt_ms)
+        raise ValueError(CUSTOMER)
+
+    def good(view: Any, event: Any, at: Any) -> Iterator[Effect]:
+        yield Audit("whole.done", "acme")
+
+    made = deployment(tmp_path, ring, Scripted("bad", bad), Scripted("good", good))
+    made.publish("consent.given", CONSENT)
+    assert codes(made) == ["processor-fault"]
+    assert notes(made) == [] and made.audit("half.done") == [] and list(made.rows("consent.state")) == []
+    assert len(made.audit("whole.done")) == 1
+    assert made.shared.counts["processor_faults", "bad"] == 1
+    made.publish("consent.given", CONSENT)
+    assert len(made.audit("whole.done")) == 2
+
+
+def test_a_bug_report_holds_no_value(tmp_path: Path, ring: FileRing, caplog: pytest.LogCaptureFixture) -> None:
+    def bad(view: Any, event: Any, at: Any) -> Iterator[Effect]:
+        yield Audit("half.done", "acme")
+        raise ValueError(f"cannot use {event.identifiers[0].value}")
+
+    deployment(tmp_path, ring, Scripted("bad", bad)).publish("consent.given", CONSENT)
+    assert "bad" in caplog.text and CUSTOMER not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("effects", "why"),
+    [
+        ([Emit("consent.state", ("x",), None)], "a tombstone needs an audit entry"),
+        ([Put(Note(1, "words"))], "a sealed field needs a scope"),
+        ([Put(Note(1, "words"), (), "c1")], "sealing needs a minted key"),
+        ([Audit("done", "acme"), Refuse("no")], "a refusal is a fold's only effect"),
+    ],
+)
+def test_what_a_processor_may_not_do_is_a_fault(tmp_path: Path, ring: FileRing, effects: list[Effect], why: str) -> None:
+    made = deployment(tmp_path, ring, Scripted("bad", lambda *_: iter(effects)))
+    made.publish("consent.given", CONSENT)
+    assert codes(made) == ["processor-fault"], why
+    assert notes(made) == [] and made.audit("done") == []
+
+
+def test_a_processor_sees_what_it_put_with_sealed_fields_sealed(tmp_path: Path, ring: FileRing) -> None:
+    seen: list[Any] = []
+
+    def fold(view: Any, event: Any, at: Any) -> Iterator[Effect]:
+        yield Mint("c1", "acme")
+        yield Put(Note(7, "words"), ("a",), "c1")
+        seen.append(view.get(Note, "a"))
+        seen.append(view.opened(seen[0], "c1"))
+        seen.append([parts for parts, _ in view.scan(Note)])
+        yield Delete(Note, ("a",))
+        seen.append(view.get(Note, "a"))
+        yield Shred("c1")
+        seen.append(view.has_key("c1"))
+
+    deployment(tmp_path, ring, Scripted("keeper", fold)).publish("consent.given", CONSENT)
+    record, opened, scanned, gone, key = seen
+    assert isinstance(record.text, bytes) and b"words" not in record.text
+    assert opened.text == "words"
+    assert (scanned, gone, key) == ([("a",)], None, False)
+
+
+def test_an_alarm_rings_once_at_its_time_may_be_moved_and_silenced(tmp_path: Path, ring: FileRing) -> None:
+    rang: list[tuple[str, int]] = []
+
+    def fold(view: Any, event: Any, at: Any) -> Iterator[Effect]:
+        yield Wake("kept", at.receipt_ms + 1_000)
+        yield Wake("moved", at.receipt_ms + 1_000)
+        yield Wake("moved", at.receipt_ms + 5_000)
+        yield Wake("silenced", at.receipt_ms + 1_000)
+        yield Wake("silenced", None)
+
+    def wake(view: Any, alarm: Alarm, now: Any) -> Iterator[Effect]:
+        rang.append((alarm.name, now.now_ms - start))
+        yield Audit("rang", now.controller)
+
+    made = deployment(tmp_path, ring, Scripted("timer", fold, wake))
+    start = made.now_ms
+    made.publish("consent.given", CONSENT)
+    made.settle(999)
+    assert rang == []
+    made.settle(1)
+    made.settle(10_000)
+    made.settle(10_000)
+    assert rang == [("kept", 1_000), ("moved", 11_000)]
+    assert [e.controller for e in made.audit("rang")] == ["acme", "acme"], "an alarm knows whose it is"
+
+
+def test_one_processor_may_silence_anothers_alarm(tmp_path: Path, ring: FileRing) -> None:
+    rang: list[str] = []
+
+    def wake(view: Any, alarm: Alarm, now: Any) -> Iterator[Effect]:
+        rang.append(alarm.name)
+        yield from ()
+
+    sets = Scripted("sets", lambda v, e, at: iter([Wake("a", at.receipt_ms + 5), Wake("b", at.receipt_ms + 5)]), wake)
+    silences = Scripted("silences", lambda v, e, at: iter([Wake("a", None, of="sets")]), wake)
+    made = deployment(tmp_path, ring, sets, silences)
+    made.publish("consent.given", CONSENT)
+    made.settle(10)
+    assert rang == ["b"]
+
+
+def test_a_commit_that_is_lost_is_done_again_once(tmp_path: Path, ring: FileRing) -> None:
+    def fold(view: Any, event: Any, at: Any) -> Iterator[Effect]:
+        old = view.get(Note)
+        yield Put(Note(old.count + 1 if old else 1))
+        yield Audit("counted", "acme")
+        yield Wake("soon", at.receipt_ms)
+
+    def wake(view: Any, alarm: Alarm, now: Any) -> Iterator[Effect]:
+        yield Audit("rang", now.controller)
+
+    made = deployment(tmp_path, ring, Scripted("counter", fold, wake))
+    for n in range(6):
+        made.publish("consent.given", CONSENT, settle=False)
+        for _ in range(n + 1):
+            made.runtime.fail_next_commit()
+            made.loop.turn()
+    made.settle()
+    assert notes(made) == [6]
+    assert len(made.audit("counted")) == 6
+    assert made.shared.counts["commits_lost",] >= 6
+    origin = made.audit("counted")[0].origin
+    indices = [entry.index for key, entry in made.rows("audit.entries") if key == origin]  # type: ignore[union-attr]
+    assert indices == list(range(len(indices)))
+
+
+@pytest.mark.parametrize("name", ["EraseOrder", "Hold", "PartyDropped", "ItemErase", "alarm", "no.such.type"])
+def test_nobody_outside_can_speak_as_a_task(tmp_path: Path, ring: FileRing, name: str) -> None:
+    made = Deployment(tmp_path, ring=ring)
+    made.publish(name, {"request_id": "r1", "index": 0})
+    assert codes(made) == ["unknown-type"]
+
+
+def test_a_record_that_cannot_be_opened_or_read_is_kept_and_stops_nothing(tmp_path: Path, ring: FileRing) -> None:
+    made = Deployment(tmp_path, ring=ring)
+    token = bytearray(made.secrets.seal_raw("consents", b"no envelope", made.now_ms))
+    made.runtime.append([Output("consents", b"k", bytes(token))], made.now_ms)
+    token[-1] ^= 1
+    made.runtime.append([Output("consents", b"k", value) for value in (bytes(token), b"plain", None)], 1)
+    made.publish("consent.given", CONSENT)
+    assert codes(made) == ["unreadable", "unreadable", "unreadable", "empty"]
+    assert len(made.latest("consent.state")) == 1
+
+
+def test_the_beat_stands_still_while_there_is_more_to_read_than_was_read(tmp_path: Path, ring: FileRing) -> None:
+    made = deployment(tmp_path, ring, Scripted("quiet", lambda *_: iter(())))
+    made.settle()
+    before = made.loop.beat_ms
+    for _ in range(RECORDS_PER_TASK_MAX + 1):
+        made.publish("consent.given", CONSENT, settle=False)
+    made.now_ms += 60_000
+    made.loop.turn()
+    assert made.loop.beat_ms == before
+    made.settle()
+    assert made.loop.beat_ms == made.now_ms
+
+
+def test_the_beat_advances_under_steady_load_and_never_past_what_is_folded(tmp_path: Path, ring: FileRing) -> None:
+    made = Deployment(tmp_path, ring=ring)
+    made.settle()
+    for n in range(12):
+        made.now_ms += 100
+        made.publish("consent.given", CONSENT, id_=f"steady{n}", settle=False)
+        made.loop.turn()
+        beat = made.loop.beat_ms
+        folded = {v.evidence_ref for _, v in made.rows("consent.state") if v is not None}  # type: ignore[attr-defined]
+        published = {f"steady{k}" for k in range(n + 1) if made.now_ms - 100 * (n - k) < beat}
+        assert published <= folded
+    assert made.loop.beat_ms > made.now_ms - 100 * (PIPELINE_TURNS + 1)
