@@ -5,6 +5,7 @@ moment is the engine's own if a frontier that is read after it covers it. If not
 """
 
 from collections.abc import Callable, Iterator
+from time import sleep
 
 from engine.audit import AuditReport, LogDamaged, LogLine, leaf_hashes, verify_log
 from engine.checkpoints import TOPIC as CHECKPOINTS
@@ -16,6 +17,11 @@ from engine.proofs import write_proof
 from engine.service import Service
 from schemas.codec import Malformed, SchemaUnknown, decode_as
 from schemas.topics import AuditCheckpoint, AuditEntry
+
+# A store may show a commit's state some instants before its log, so that a frontier is ahead of what is read right after it.
+# What is truly wrong is found at every look.
+LOOKS_MAX = 3
+LOOK_SECS = 0.05
 
 
 class NotProvable(Exception):
@@ -37,10 +43,15 @@ def notes_of(service: Service) -> Iterator[str]:
 
 def report_of(service: Service, more_notes: tuple[str, ...] = ()) -> AuditReport:
     """Recompute every tree; compare it with the frontiers, the signed checkpoints and `more_notes` that were kept outside."""
-    notes = list(notes_of(service))
-    snapshot = _Snapshot(service)  # after the notes: a note that was signed later may know more than its frontiers
-    held = {origin: (frontier.size, frontier.root()) for origin, frontier in snapshot.frontiers.items()}
-    return verify_log(snapshot.lines(), [*notes, *more_notes], service.signer.vkey, held)
+    for look in range(LOOKS_MAX):
+        notes = list(notes_of(service))
+        snapshot = _Snapshot(service)  # after the notes: a note that was signed later may know more than its frontiers
+        held = {origin: (frontier.size, frontier.root()) for origin, frontier in snapshot.frontiers.items()}
+        report = verify_log(snapshot.lines(), [*notes, *more_notes], service.signer.vkey, held)
+        if report.ok or look == LOOKS_MAX - 1:
+            break
+        sleep(LOOK_SECS)
+    return report
 
 
 def proof_of(service: Service, origin: str, index: int, may_see: Callable[[str], bool] = lambda controller: True) -> str:

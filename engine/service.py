@@ -24,7 +24,7 @@ from engine.loop import TaskLoop, plans
 from engine.notes import Signer
 from engine.overlay import decode_state
 from engine.runtime import LogRecord, Output, partition_of
-from engine.sealing import Erased, Opened
+from engine.sealing import Erased, Opened, TokenForeign
 from engine.secrets import Secrets
 from engine.topology import Topology, default_topology
 from processors.kernel import State
@@ -246,12 +246,19 @@ class Service:
                     yield partition, record
                 offset = records[-1].offset + 1
 
-    def open_field(self, owner: str, scope: str, field: str, token: bytes, category: str, task: str = "subject") -> Opened:
-        """Open a sealed field of `owner`; `Erased` when its key is gone. Raises `SealingFault` when it is no such field."""
+    def open_field(self, controller: str, owner: str, scope: str, field: str, token: bytes, category: str) -> Opened:
+        """Open a sealed field of a dossier; `Erased` when its key is gone.
+
+        Raises `SealingFault` when it is no such field of this controller: whose key it is decides, not what the caller says.
+        """
+        task = "subject"
         data = self.runtime.get(task, self._home(task, owner), data_key(owner, scope))
         if data is None:
             return Erased(category)
-        return self.secrets.open_field(self.secrets.unwrap(decode_as(WrappedKey, data), owner, scope), token, field, category)
+        wrapped = decode_as(WrappedKey, data)
+        if wrapped.controller != controller:
+            raise TokenForeign("another controller's")
+        return self.secrets.open_field(self.secrets.unwrap(wrapped, owner, scope), token, field, category)
 
     def _home(self, task: str, owner: str) -> int:
         return partition_of(owner.encode(), self.topology.tasks[task].partitions)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, assert_never
 import msgspec
 
 from processors.kernel import Audit, Context, Effect, Emit, Forward, Quiet, Receipt, Refuse, State, View
+from processors.permissions import grants_everything
 from processors.terms import FUTURE_MS_MAX
 from schemas.base import EventData, Record
 from schemas.events import (
@@ -95,6 +96,15 @@ def problem(event: EventData, time_ms: int, receipt_ms: int) -> Refuse | None:
     return None
 
 
+def unfit(event: EventData, type_: str, refs: tuple[str, ...]) -> Refuse | None:
+    """What is wrong with an event once its refs are known, or None. The door asks the same question."""
+    if isinstance(event, ConsentChanged) and grants_everything(type_, event.purposes):
+        return Refuse("wildcard-grant", "purposes")
+    if isinstance(event, ConsentChanged | SuppressionChanged | RequestOpened) and not any(refs):
+        return Refuse("never-a-subject", "identifiers")
+    return None
+
+
 def mask_cards(text: str) -> str:
     """`text` with every payment card number (13 to 19 digits that pass ISO/IEC 7812's Luhn check) masked."""
     return CARD.sub(lambda m: CARD_MASK if _luhn(m.group()) else m.group(), text)
@@ -140,6 +150,10 @@ class AdmitEvent(Quiet):
         except NotAnIdentifier as e:
             yield Refuse(e.code, "identifiers")
             return
+        refusal = unfit(event, at.envelope.type, refs)
+        if refusal is not None:
+            yield refusal
+            return
         match event:
             case ConsentChanged() | SuppressionChanged():
                 yield from self._to_identifiers(event, refs)
@@ -170,8 +184,6 @@ class AdmitEvent(Quiet):
 
     def _to_identifiers(self, event: ConsentChanged | SuppressionChanged, refs: tuple[str, ...]) -> Iterator[Effect]:
         reached = {ref: i for ref, i in zip(reversed(refs), reversed(event.identifiers), strict=True) if ref}
-        if not reached:
-            yield Refuse("never-a-subject", "identifiers")
         for ref, identifier in reached.items():
             if len(event.identifiers) == 1:
                 yield Forward("subject.events", (ref,), (ref,))

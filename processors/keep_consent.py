@@ -41,6 +41,7 @@ from processors.permissions import (
     Permissions,
     Suppressed,
     covered,
+    grants_everything,
     outranks,
     remember,
     row_key,
@@ -126,7 +127,7 @@ Changed = list[tuple[str, Cell, ConsentStatus]]  # row key, the event that gover
 
 def _consent(view: View, known: Permissions, event: ConsentChanged, at: Receipt) -> Iterator[Effect]:
     status = STATUS_OF[at.envelope.type]
-    if status in GRANTS and ANY in event.purposes:
+    if grants_everything(at.envelope.type, event.purposes):
         yield Refuse("wildcard-grant", "purposes")
         return
     event_id, proof = at.event_id, event.evidence or NO_EVIDENCE

@@ -142,6 +142,11 @@ def status_at(resolved: Resolved, now_ms: int) -> ConsentStatus:
     return resolved.status
 
 
+def grants_everything(type_: str, purposes: Iterable[str]) -> bool:
+    """Whether an event would grant `*`: as a purpose it can refuse or withdraw, never grant (contract, section 2)."""
+    return type_ in ("consent.given", "consent.renewed") and ANY in purposes
+
+
 def covered(cells: Iterable[str], rows: Iterable[str]) -> Iterator[str]:
     """Yield the keys of `cells` that at least one of `rows` covers, in the order of `cells`."""
     patterns = [row.split(PART) for row in rows]

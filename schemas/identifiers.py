@@ -5,7 +5,7 @@ kept, sealed, beside it. Errors are codes; they never contain what was sent.
 
 | kind | normal form |
 |---|---|
-| tel | E.164, without extension; `tel:` URIs and any spelling of a number that `is_possible_number` says yes to, but for local-only ones |
+| tel | E.164, without extension; `tel:` URIs and any spelling of a number that is possible, and not only locally |
 | email | `mailto:` and surrounding space cut, Unicode case folding, NFC |
 | ip | canonical text of RFC 5952; an IPv4 address mapped into IPv6 is the IPv4 address |
 | crm, device, social, employee | surrounding space cut, NFC; case counts, since their owners may tell ids apart by it |

@@ -167,8 +167,8 @@ class Driver:
         return Driver(processor, self.settings, self.store, self.overlay, self.keys, task=self.task)
 
     def send(
-        self, owner: str, kind: str, data: dict[str, Any] | Record, *, at: int, received: int | None = None, id: str | None = None,
-        source: str = "test", controller: str = CONTROLLER, refs: tuple[str, ...] = (), actor: str = "",
+        self, owner: str, kind: str, data: dict[str, Any] | Record, *, at: int, received: int | None = None,
+        id: str | None = None, source: str = "test", controller: str = CONTROLLER, refs: tuple[str, ...] = (), actor: str = "",
     ) -> list[Effect]:  # fmt: skip
         """Fold one event of CloudEvents type (or routed record) `kind`; returns its effects. Times in epoch ms."""
         self.sent += 1

@@ -130,7 +130,7 @@ class World:
     def opened_view(self, view: ProtectedConversation) -> Iterator[str | Erased]:
         """Every sealed field of a protected conversation, opened or erased."""
         for field, category, token in _sealed(view, ""):
-            yield self.service.open_field(view.subject_ref, view.conversation_id, field, token, category)
+            yield self.service.open_field(view.controller, view.subject_ref, view.conversation_id, field, token, category)
 
 
 def _key(key: bytes) -> tuple[str, ...]:

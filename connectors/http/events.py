@@ -20,7 +20,7 @@ from connectors.http.door import POLL_SECS, Door, Sendable
 from connectors.http.marks import Entry
 from connectors.http.problems import Problem
 from connectors.http.tokens import Token
-from processors.admit_event import problem, refs_of
+from processors.admit_event import problem, refs_of, unfit
 from schemas.base import EventData
 from schemas.decode import Invalid, decode_event
 from schemas.events import ErasureAcknowledged, Identifier
@@ -118,6 +118,9 @@ class Admission:
             fault = Problem(error.code, _place(event, settings) or "/identifiers")
         if fault is not None:
             raise fault
+        refusal = unfit(event, type_, refs)
+        if refusal is not None:
+            raise Problem(refusal.code, refusal.field)
         topic = topic_of(type_)
         self.good.append((topic, key_of(event, incoming.id, topic), Envelope(
             id=incoming.id, source=incoming.source, type=type_, controller=controller, time_ms=time_ms,

@@ -71,6 +71,8 @@ PROBLEMS: dict[str, ProblemType] = {
         number_needs_region=("National number without a region", "Use E.164, or configure the controller's default region."),
         address_not_possible=("Not an address", "No address of this form can exist."),
         identifier_empty=("Empty identifier", "An identifier is more than space."),
+        wildcard_grant=("Consent to everything", "`*` as a purpose can refuse or withdraw, never grant."),
+        never_a_subject=("Nobody", "Every identifier is the controller's own, which is never a subject."),
         unusable=("Cannot be used", "The event is well formed but means nothing here."),
     ),
     **_types(

@@ -10,13 +10,10 @@ from starlette.responses import Response
 from connectors.http.bodies import BODY_BYTES_MAX, answer, parse
 from connectors.http.door import Door
 from connectors.http.tokens import Token
-from engine.layout import data_key
-from engine.runtime import partition_of
-from engine.sealing import Erased, KeyForeign, SealingFault
+from engine.sealing import Erased, SealingFault
 from schemas.base import Name
-from schemas.codec import decode_as
 from schemas.labels import labels_of
-from schemas.topics import ProtectedConversation, WrappedKey
+from schemas.topics import ProtectedConversation
 
 CALL = "POST /v1/open"
 TASK = "subject"
@@ -62,15 +59,8 @@ class Opener:
         category = CATEGORIES.get(field)
         if category is None or "\0" in ref or "\0" in conversation_id:
             return None
-        home = partition_of(ref.encode(), self._service.topology.tasks[TASK].partitions)
-        wrapped = self._service.runtime.get(TASK, home, data_key(ref, conversation_id))
-        # Whose key it is decides, not what the caller says.
-        if wrapped is not None and decode_as(WrappedKey, wrapped).controller != controller:
-            return None
         try:
-            return self._service.open_field(ref, conversation_id, field, token, category)
-        except KeyForeign:
-            return Erased(category)  # sealed before an erasure, under a key that is gone
+            return self._service.open_field(controller, ref, conversation_id, field, token, category)
         except SealingFault:
             return None
 

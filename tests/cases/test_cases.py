@@ -12,6 +12,7 @@ what follows, all of it exact but for fields that are left out:
     refused  codes in order, or {code, field, event: id of an event that had been set aside}
     effects  every effect of the processor in order, in words
     records  kind of state -> how many the owner has
+    state    kind -> fields of the owner's record of that kind, where there is one only
     keys     scopes of the owner's living data keys
     alarms   the owner's alarms that are set -> their times; `name/about` for those that name what they are about
     asks     (decide_use) parties, settings, use and verdict
@@ -49,7 +50,7 @@ PROCESSORS = HERE.parents[1] / "processors"
 UNITS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000}
 MOMENTS = {"valid_until", "expires", "until", "detected_at", "aware_at", "notified_at", "from", "to"}
 ENVELOPE = {"at", "type", "received", "id", "source", "by", "owner", "controller", "refs"}
-OUTCOMES = {"rows", "log", "audit", "refused", "effects", "records", "keys", "alarms", "asks"}
+OUTCOMES = {"rows", "log", "audit", "refused", "effects", "records", "state", "keys", "alarms", "asks"}
 SHARED = {"owner", "settings", "task", "limits"}
 SEPARATOR = "\x1f"  # between an alarm's name and what it is about
 
@@ -227,6 +228,9 @@ def check(driver: Driver, case: dict[str, Any], owner: str) -> None:
         assert alarms == {name: ms(due) for name, due in case["alarms"].items()}
     for kind, count in case.get("records", {}).items():
         assert driver.count(owner, kind) == count, kind
+    for kind, wanted in case.get("state", {}).items():
+        record = next(driver.get(owner, cls) for d in driver.task for cls in d.processor.STATE if kind == cls.KIND)
+        compare(wanted, msgspec.structs.asdict(record))
 
 
 def configured(settings: dict[str, Any]) -> ControllerState:

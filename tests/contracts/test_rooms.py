@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from engine.topology import default_topology
+from processors.registry import processors
+
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("schemas", "processors", "engine", "connectors", "law")
 OURS = set(ROOMS)
@@ -92,9 +95,6 @@ def test_every_module_says_what_it_promises(room: str) -> None:
 
 
 def test_every_processor_is_a_file_a_section_and_a_name() -> None:
-    from engine.topology import default_topology
-    from processors.registry import processors
-
     names = set(processors())
     assert names | {"decide_use"} == set(default_topology().processors)
     assert all((ROOT / "processors" / f"{name}.py").exists() for name in names | {"decide_use"})
