@@ -141,8 +141,17 @@ def _parties(door: Door, ask: Ask, settings: ControllerState, reasons: set[str])
             refs.append(door.service.secrets.ref(ask.controller, identifier.kind, normal))
         others = [ref for ref in refs if ref not in own]
         marks: list[Mark] = [mark for ref in others for mark in door.marks.on(ref, ask.use)]
-        permissions = tuple(door.service.record("subject", ref, Permissions) for ref in others)
+        permissions = tuple(_permissions(door, ref) for ref in others)
         yield PartyView(party.role, permissions, own=bool(refs) and not others, marks=tuple(marks))
+
+
+def _permissions(door: Door, ref: str) -> Permissions | None:
+    known = door.service.record("subject", ref, Permissions)
+    if known is not None:
+        return known
+    # After an erasure nothing is known, but readers never see an epoch go backwards.
+    fence = door.service.record("subject", ref, Fence)
+    return None if fence is None else Permissions(epoch=fence.epoch)
 
 
 async def post_decisions(door: Door, request: Request) -> Response:
