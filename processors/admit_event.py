@@ -40,10 +40,11 @@ from schemas.topics import ControllerState
 
 NOT_YET = (IdentityLink, RetentionPolicySet, LawActivated)
 RIGHTS = ("erasure",)
-# ISO/IEC 7812: 13 to 19 digits; people and machines write them in groups. PCI DSS 3.4.1 and 3.3.1: never stored in clear.
-CARD = re.compile(r"(?<![\d+])\d(?:[ -]?\d){12,18}(?!\d)")
+# Digits as people and machines write them, in groups; a telephone number with its country code is none of our business.
+DIGITS = re.compile(r"(?<![\d+])\d+(?:[ .-]\d+)*")
+CARD_DIGITS = range(13, 20)  # ISO/IEC 7812-1: the length of a payment card's number
+CARD_FIRST = "23456"  # and the first digits of the industries that issue them
 CARD_MASK = "[card number]"
-CONTENT = (CallTranscribed, CallAnnotated, CallTagged)
 
 
 def identifiers_of(event: EventData) -> tuple[Identifier, ...]:
@@ -80,6 +81,8 @@ def refs_of(event: EventData, settings: ControllerState, controller: str, ctx: C
     if isinstance(event, CallStarted):
         bots = [party.role == "bot" for party in event.parties for _ in party.identifiers]
         refs = ["" if bot else r for r, bot in zip(refs, bots, strict=True)]
+    elif isinstance(event, CallPartyJoined) and event.party.role == "bot":
+        refs = [""] * len(refs)
     return tuple(refs)
 
 
@@ -106,26 +109,52 @@ def unfit(event: EventData, type_: str, refs: tuple[str, ...]) -> Refuse | None:
 
 
 def mask_cards(text: str) -> str:
-    """`text` with every payment card number (13 to 19 digits that pass ISO/IEC 7812's Luhn check) masked."""
-    return CARD.sub(lambda m: CARD_MASK if _luhn(m.group()) else m.group(), text)
+    """`text` with every payment card number masked: whole groups of digits that pass ISO/IEC 7812's Luhn check together.
+
+    PCI DSS 3.4.1 and 3.3.1: such numbers never rest in clear. What follows or precedes one (a date, a count) is left alone.
+    """
+    return DIGITS.sub(_mask_groups, text) if sum(map(str.isdigit, text)) >= CARD_DIGITS.start else text
+
+
+def _mask_groups(run: re.Match[str]) -> str:
+    text, at = run.group(), 0
+    groups = [g.span() for g in re.finditer(r"\d+", text)]
+    found: list[str] = []
+    first = 0
+    while first < len(groups):
+        for last in range(min(len(groups), first + CARD_DIGITS.stop), first, -1):
+            digits = "".join(text[i:j] for i, j in groups[first:last])
+            if len(digits) in CARD_DIGITS and digits[0] in CARD_FIRST and _luhn(digits):
+                found += [text[at : groups[first][0]], CARD_MASK]
+                at, first = groups[last - 1][1], last - 1
+                break
+        first += 1
+    return "".join([*found, text[at:]])
 
 
 def _luhn(text: str) -> bool:
-    digits = [int(c) for c in text if c.isdigit()]
+    digits = [int(c) for c in text]
     return sum(d if i % 2 == 0 else d * 2 - 9 * (d > 4) for i, d in enumerate(reversed(digits))) % 10 == 0
 
 
 def _masked(event: EventData) -> EventData:
+    """The event with card numbers masked wherever people speak or write; itself when there are none."""
     match event:
-        case CallTranscribed() if any(CARD.search(s.text) for s in event.segments):
+        case CallTranscribed():
             segments = tuple(msgspec.structs.replace(s, text=mask_cards(s.text)) for s in event.segments)
-            return msgspec.structs.replace(event, segments=segments)
-        case CallAnnotated() if CARD.search(event.note):
-            return msgspec.structs.replace(event, note=mask_cards(event.note))
-        case CallTagged() if CARD.search(f"{event.value} {event.comment}"):
+            masked: EventData = msgspec.structs.replace(event, segments=segments)
+        case CallAnnotated():
+            masked = msgspec.structs.replace(event, note=mask_cards(event.note))
+        case CallTagged():
             value, comment = (t and mask_cards(t) for t in (event.value, event.comment))
-            return msgspec.structs.replace(event, value=value, comment=comment)
-    return event
+            masked = msgspec.structs.replace(event, value=value, comment=comment)
+        case CallStarted() if event.metadata:
+            masked = msgspec.structs.replace(event, metadata={k: mask_cards(v) for k, v in event.metadata.items()})
+        case RequestOpened() if event.claims:
+            masked = msgspec.structs.replace(event, claims={k: mask_cards(v) for k, v in event.claims.items()})
+        case _:
+            return event
+    return event if masked == event else masked
 
 
 class AdmitEvent(Quiet):
@@ -157,14 +186,13 @@ class AdmitEvent(Quiet):
         match event:
             case ConsentChanged() | SuppressionChanged():
                 yield from self._to_identifiers(event, refs)
-            case CallTranscribed() | CallAnnotated() | CallTagged():
-                key = ("conversation", at.controller, event.conversation_id)
-                masked = _masked(event)
-                yield Forward("case.events", key, ()) if masked is event else Emit("case.events", key, masked)
-            case CallStarted() | CallPartyJoined() | CallPartyLeft() | CallRecording() | CallEnded():
-                yield Forward("case.events", ("conversation", at.controller, event.conversation_id), refs)
+            case (
+                CallStarted() | CallTranscribed() | CallAnnotated() | CallTagged() | CallPartyJoined() | CallPartyLeft()
+                | CallRecording() | CallEnded()
+            ):  # fmt: skip
+                yield self._on(event, ("conversation", at.controller, event.conversation_id), refs)
             case RequestOpened() | RequestStep():
-                yield Forward("case.events", ("request", event.request_id), refs)
+                yield self._on(event, ("request", event.request_id), refs)
             case ErasureAcknowledged():
                 yield Forward("case.events", ("request", event.order_id.rpartition(".")[0] or event.order_id), ())
             case HoldPlaced() | HoldReleased():
@@ -181,6 +209,10 @@ class AdmitEvent(Quiet):
                 raise AssertionError("refused above")
             case _:
                 assert_never(event)
+
+    def _on(self, event: EventData, key: tuple[str, ...], refs: tuple[str, ...]) -> Effect:
+        masked = _masked(event)
+        return Forward("case.events", key, refs) if masked is event else Emit("case.events", key, masked, refs)
 
     def _to_identifiers(self, event: ConsentChanged | SuppressionChanged, refs: tuple[str, ...]) -> Iterator[Effect]:
         reached = {ref: i for ref, i in zip(reversed(refs), reversed(event.identifiers), strict=True) if ref}

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, ClassVar, assert_never
 
+from processors.erase_subject import is_ordered
 from processors.fence import refuses
 from processors.item import EXPIRE, SWEEP, HeldBy, Item, Pointer, destroy_item, due_ms, forget_nonce, is_held, sweep
 from processors.kernel import Alarm, Audit, Delete, Effect, Emit, Incurious, Instant, Put, Receipt, State, View, Wake
@@ -59,8 +60,8 @@ class EnforceRetention(Incurious):
             return
         conversation_id = alarm.name.removeprefix(EXPIRE)
         item = view.get(Item, conversation_id)
-        if item is None or is_held(view, conversation_id):
-            return  # a release arms the alarm again
+        if item is None or is_held(view, conversation_id) or is_ordered(view, conversation_id, item):
+            return  # a release arms the alarm again; an erasure that waited for it goes first, and tells more
         due = due_ms(item)
         if due > now.now_ms:
             yield Wake(alarm.name, due)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from processors.fence import Fenced, mark_of
-from processors.kernel import Audit, Delete, Effect, Emit, Nonce, Put, Sealed, Shred, State, View, Wake
+from processors.kernel import EFFECTS_PER_STEP_MAX, Audit, Delete, Effect, Emit, Nonce, Put, Sealed, Shred, State, View, Wake
 from processors.permissions import Permissions
 from processors.terms import erase_by
 from schemas.base import Record
@@ -12,7 +12,7 @@ from schemas.routed import PartyDropped, PointerDropped
 from schemas.topics import ProtectedConversation
 
 Cause = Literal["request", "retention"]
-LINES_PER_SWEEP = 150  # lines deleted in one step; under kernel.EFFECTS_PER_STEP_MAX with the rest of a step
+LINES_PER_SWEEP = 20  # lines deleted at once with an item: six items stay under kernel.EFFECTS_PER_STEP_MAX
 SWEEP, PUBLISH, EXPIRE = "sweep\x1f", "publish\x1f", "expire\x1f"  # alarms about one conversation, whose id follows
 
 
@@ -151,7 +151,7 @@ def destroy_item(view: View, item: Item, conversation_id: str, cause: Cause, now
     yield Emit("case.events", ("conversation", item.controller, conversation_id), drop)
     for other in item.others:
         yield Emit("subject.events", (other,), PointerDropped(conversation_id=conversation_id))
-    yield from sweep(view, conversation_id, now_ms)
+    yield from sweep(view, conversation_id, now_ms, LINES_PER_SWEEP)
 
 
 def forget_nonce(view: View) -> Iterator[Effect]:
@@ -161,10 +161,10 @@ def forget_nonce(view: View) -> Iterator[Effect]:
         yield Delete(Nonce)
 
 
-def sweep(view: View, conversation_id: str, now_ms: int) -> Iterator[Effect]:
+def sweep(view: View, conversation_id: str, now_ms: int, lines_max: int = EFFECTS_PER_STEP_MAX - 1) -> Iterator[Effect]:
     """Delete the lines of a destroyed item, a bounded number at a time; what is left wakes itself."""
     for n, (parts, _) in enumerate(view.scan(ItemLine, conversation_id)):
-        if n == LINES_PER_SWEEP:
+        if n == lines_max:
             yield Wake(SWEEP + conversation_id, now_ms)
             return
         yield Delete(ItemLine, parts)

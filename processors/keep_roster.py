@@ -76,6 +76,7 @@ class RosterParty(State):
     employee: bool
     mark: str  # keyed hash of the publisher's party id, which is often a number or an address
     erased: bool = False
+    gone: bool = False  # dropped by an erasure or by retention; without it, a party without refs never had any
 
 
 class Roster(State):
@@ -156,7 +157,8 @@ class KeepRoster:
             return
         waiting = list(view.scan(Parked))
         started = (view.get(Roster) or Roster("")).started_ms is not None
-        for parts, parked in waiting[:PARKED_PER_STEP]:
+        due = waiting if started else [w for w in waiting if int(w[0][0]) + PARK_MS <= now.now_ms]
+        for parts, parked in due[:PARKED_PER_STEP]:
             opened = view.opened(parked, PARKED)
             assert opened is not None and isinstance(opened.envelope, str), "what waits is shredded only when nothing waits"
             envelope = decode_as(Envelope, base64.b64decode(opened.envelope))
@@ -165,8 +167,11 @@ class KeepRoster:
             else:
                 yield Refuse("no-conversation", "conversation_id", like=envelope)
             yield Delete(Parked, parts)
-        if len(waiting) > PARKED_PER_STEP:
+        left = waiting[min(len(due), PARKED_PER_STEP) :]
+        if len(due) > PARKED_PER_STEP:
             yield Wake(alarm.name, now.now_ms)
+        elif left:
+            yield Wake(GIVE_UP, int(left[0][0][0]) + PARK_MS)
         else:
             yield Shred(PARKED)
 
@@ -224,7 +229,7 @@ class KeepRoster:
         role = party.role if party.role in KNOWN_ROLES else "customer"
         mark = at.ref(at.controller, "party", party.party_id)
         known = next((n for n, p in enumerate(roster.parties) if p.mark == mark), None)
-        if known is not None and (roster.parties[known].erased or roster.parties[known].refs):
+        if known is not None and not (roster.parties[known].gone and not roster.parties[known].erased):
             if not roster.parties[known].erased:
                 yield from self._open(roster, known, party, metadata, at)
             return roster
@@ -310,7 +315,7 @@ class KeepRoster:
         """To each customer and third party; content that nobody may hold is not kept, and that is on record."""
         if any(p.refs and not p.employee for p in roster.parties):
             yield from self._to(roster, message)
-        elif any(not p.employee and p.role != "bot" for p in roster.parties):
+        elif any(p.gone and not p.employee for p in roster.parties):
             yield Audit("event.refused", at.controller, {"reason": "party-gone"}, named=False)
         else:
             yield Refuse("no-holder", "conversation_id", like=at.envelope)
@@ -327,7 +332,7 @@ class KeepRoster:
         if not old.refs and (old.erased or not event.erased):
             return
         parties = [*roster.parties]
-        parties[event.party] = msgspec.structs.replace(old, refs=[], erased=old.erased or event.erased)
+        parties[event.party] = msgspec.structs.replace(old, refs=[], erased=old.erased or event.erased, gone=True)
         roster = msgspec.structs.replace(roster, parties=parties)
         gone = not roster.forget_armed and not roster.holds and not any(p.refs for p in parties)
         yield Delete(Roster) if gone else Put(roster)

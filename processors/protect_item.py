@@ -58,8 +58,11 @@ from schemas.topics import ProtectedConversation, ProtectedLine, ProtectedRecord
 # within 50 ms more per line already published, which keeps the work of a long call linear.
 PUBLISH_DELAY_MS = 1_000
 PUBLISH_DELAY_PER_LINE_MS = 50
-LINES_MAX = 20_000  # a day of uninterrupted talk; beyond it lines go to quarantine
+# A day of uninterrupted talk; beyond it lines go to quarantine. Counted at publication, so that a line costs no counter: a burst
+# may pass it by what comes within one delay.
+LINES_MAX = 20_000
 REVIEW = "review\x1f"  # after a hold: publish again, and redact what it kept whole; the last conversation done follows
+REVIEW_ONE = "review-one\x1f"
 ITEMS_PER_REVIEW = 50
 READS = (
     ItemOpened, ItemPointed, ItemLines, ItemUntagged, ItemRecording, ItemEnded, ItemRedacted, PointerDropped, Hold,
@@ -98,7 +101,8 @@ class ProtectItem:
                 if view.get(Pointer, event.conversation_id) is not None:
                     yield Delete(Pointer, (event.conversation_id,))
             case Hold():
-                yield Wake(REVIEW, at.receipt_ms)  # once the hold itself has been noted
+                scope = REVIEW if event.conversation_id is None else REVIEW_ONE + event.conversation_id
+                yield Wake(scope, at.receipt_ms)  # once the hold itself has been noted
             case _:
                 assert_never(event)
 
@@ -111,6 +115,9 @@ class ProtectItem:
 
     def wake(self, view: View, alarm: Alarm, now: Instant) -> Iterator[Effect]:
         """Publish what changed."""
+        if alarm.name.startswith(REVIEW_ONE):
+            yield from self._review_one(view, alarm.name.removeprefix(REVIEW_ONE), now.now_ms)
+            return
         if alarm.name.startswith(REVIEW):
             yield from self._review(view, alarm.name.removeprefix(REVIEW), now.now_ms)
             return
@@ -125,6 +132,8 @@ class ProtectItem:
 
     def _open(self, view: View, event: ItemOpened, at: Receipt) -> Iterator[Effect]:
         conversation_id = event.conversation_id
+        if view.get(Item, conversation_id) is not None:
+            return  # an import of what is here already changes nothing, also when a hold keeps it past an erasure
         if refuses(view, at.effective_ms, conversation_id):
             yield Audit("event.refused", at.controller, {"reason": "fenced"}, named=False)
             gone = PartyDropped(conversation_id=conversation_id, party=event.party, erased=True)
@@ -132,9 +141,6 @@ class ProtectItem:
             for other in event.others:
                 yield Emit("subject.events", (other,), PointerDropped(conversation_id=conversation_id))
             return
-        old = view.get(Item, conversation_id)
-        if old is not None:
-            return  # an import of what is here already changes nothing
         identifiers = msgspec.json.encode([_as_sent(i) for i in event.identifiers]).decode() if event.identifiers else None
         metadata = msgspec.json.encode(event.metadata).decode() if event.metadata else None
         item = Item(
@@ -241,16 +247,22 @@ class ProtectItem:
         yield from self._changed(view, conversation_id, now_ms)
 
     def _review(self, view: View, after: str, now_ms: int) -> Iterator[Effect]:
-        for n, ((conversation_id,), item) in enumerate(entry for entry in list(view.scan(Item)) if entry[0][0] > after):
+        for n, (conversation_id,) in enumerate(parts for parts, _ in list(view.scan(Item)) if parts[0] > after):
             if n == ITEMS_PER_REVIEW:
                 yield Wake(REVIEW + after, now_ms)
                 return
             after = conversation_id
-            redacted = view.get(Redacted, conversation_id)
-            if redacted is not None and redacted.pending and not is_held(view, conversation_id):
-                yield Put(Redacted(redacted.parties), (conversation_id,))
-                yield from self._drop_lines(view, item, conversation_id, redacted, now_ms)
-            yield from self._changed(view, conversation_id, now_ms)
+            yield from self._review_one(view, conversation_id, now_ms)
+
+    def _review_one(self, view: View, conversation_id: str, now_ms: int) -> Iterator[Effect]:
+        item = view.get(Item, conversation_id)
+        if item is None:
+            return
+        redacted = view.get(Redacted, conversation_id)
+        if redacted is not None and redacted.pending and not is_held(view, conversation_id):
+            yield Put(Redacted(redacted.parties), (conversation_id,))
+            yield from self._drop_lines(view, item, conversation_id, redacted, now_ms)
+        yield from self._changed(view, conversation_id, now_ms)
 
     def _untag(self, view: View, event: ItemUntagged, at: Receipt) -> Iterator[Effect]:
         if view.get(Item, event.conversation_id) is None:

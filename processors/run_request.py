@@ -147,7 +147,7 @@ class RunRequest(Incurious):
         replace = msgspec.structs.replace
         match step:
             case "identity_verified" if case.state in BEFORE_ORDER and not case.ordered and not case.verified_by:
-                return replace(case, state="in_progress", verified_by=by)
+                return replace(case, state=case.state if case.paused_ms is not None else "in_progress", verified_by=by)
             case "identity_failed" | "refused" if case.state in BEFORE_ORDER and not case.ordered:
                 return replace(case, state="refused", ground=ground or ("identity" if step == "identity_failed" else None))
             case "withdrawn" if case.state in BEFORE_ORDER and not case.ordered:
@@ -157,7 +157,7 @@ class RunRequest(Incurious):
             # California knows no pause (11 CCR §7021); elsewhere the clock stands still until it is resumed.
             case "paused" if case.state in BEFORE_ORDER and case.regime != "ccpa" and case.paused_ms is None:
                 return replace(case, state="paused", paused_ms=now_ms, ground=ground)
-            case "resumed" if case.paused_ms is not None:
+            case "resumed" if case.paused_ms is not None and case.closed_ms is None:
                 state = "in_progress" if case.verified_by else "identity_pending"
                 return replace(case, state=state, due_ms=case.due_ms + now_ms - case.paused_ms, paused_ms=None)
             # Art. 12(3): once, with notice inside the first period; by the time it is due it is too late.
@@ -183,8 +183,7 @@ class RunRequest(Incurious):
 
     def _acknowledge(self, view: View, case: RequestCase | None, event: ErasureAcknowledged, at: Receipt) -> Iterator[Effect]:
         facts = {"target": event.target, "outcome": event.outcome, "order": event.order_id}
-        index = event.order_id.rpartition(".")[2].partition("r")[0]
-        if case is None or event.target not in case.targets or not index.isdecimal() or int(index) >= len(case.refs):
+        if case is None or event.target not in case.targets or event.order_id not in _orders(case):
             yield Audit("erasure.acknowledged", at.controller, facts | {"request": "none"}, named=False)
             return
         deadline, answers = case.targets[event.target]
@@ -219,6 +218,11 @@ class RunRequest(Incurious):
         yield Wake(OVERDUE, None)
         yield Audit("request.closed", case.controller, {"state": case.state}, named=False)
         yield status_of(case)
+
+
+def _orders(case: RequestCase) -> set[str]:
+    """The orders that may be acknowledged: the first of each identifier, and those told of since."""
+    return {*case.orders, *(f"{case.request_id}.{n}" for n in range(len(case.refs)))}
 
 
 def status_of(case: RequestCase) -> Emit:

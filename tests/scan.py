@@ -40,11 +40,15 @@ class Chunk(NamedTuple):
 
 
 class Report(NamedTuple):
-    """`found`: needle to where it stands. `opened`: tokens opened, by form. `keys`: data keys that live."""
+    """`found`: needle to where it stands. `opened`: tokens opened, by form. Keys are named by their commitment.
+
+    `keys`: data keys that live. `sealed_under`: keys that some token is sealed under, whether or not it can be opened.
+    """
 
     found: dict[str, list[str]]
     opened: dict[int, int]
-    keys: int
+    keys: frozenset[bytes]
+    sealed_under: frozenset[bytes]
     octets: int
 
 
@@ -120,7 +124,8 @@ def _trie(words: list[bytes]) -> bytes:
     return b"(?:" + b"|".join(parts) + b")" if len(parts) > 1 else parts[0]
 
 
-def _commitment(key: bytes) -> bytes:
+def commitment(key: bytes) -> bytes:
+    """How a token names the key that it is sealed under."""
     return hmac.digest(key, b"consentinel/1/commit\x01", "sha256")
 
 
@@ -180,7 +185,7 @@ def scan(needles: Iterable[str], ring: Any, folder: Path | None = None, world: A
 
 def look(needles: Needles, alive: dict[str, bytes], chunks: list[Chunk]) -> Report:
     """Look for `needles` in `chunks` and in whatever can be opened of them."""
-    known = {_commitment(key): key for what, key in alive.items() if what.split("/")[0] in ("kek", "raw", "quarantine")}
+    known = {commitment(key): key for what, key in alive.items() if what.split("/")[0] in ("kek", "raw", "quarantine")}
     keys: dict[bytes, bytes] = {}
     opened = {1: 0, 2: 0, 3: 0}
     # First the records under raw keys, then every wrapped key anywhere, then every field.
@@ -191,7 +196,7 @@ def look(needles: Needles, alive: dict[str, bytes], chunks: list[Chunk]) -> Repo
             fresh = [Chunk(f"{c.where} opened", data) for c in fresh for data in _open(c, form, known, opened)]
             fresh += [Chunk(f"{c.where} base64", data) for c in fresh for data in _decoded(c.data)]
             if form == 3:
-                keys |= {_commitment(c.data[:KEY_BYTES]): c.data[:KEY_BYTES] for c in fresh}
+                keys |= {commitment(c.data[:KEY_BYTES]): c.data[:KEY_BYTES] for c in fresh}
             if not fresh:
                 break
             inside += fresh
@@ -200,7 +205,16 @@ def look(needles: Needles, alive: dict[str, bytes], chunks: list[Chunk]) -> Repo
     for where, data, _ in inside:
         for needle in needles.within(data):
             found.setdefault(needle, set()).add(where)
-    return Report({n: sorted(w) for n, w in sorted(found.items())}, opened, len(keys), sum(len(c.data) for c in inside))
+    places = {needle: sorted(wheres) for needle, wheres in sorted(found.items())}
+    sealed_under = frozenset(_sealed_under(inside))
+    return Report(places, opened, frozenset(keys), sealed_under, sum(len(c.data) for c in inside))
+
+
+def _sealed_under(chunks: list[Chunk]) -> Iterator[bytes]:
+    for _, data, _ in chunks:
+        for match in TOKEN.finditer(data):
+            at = match.start() + HEAD_BYTES[data[match.start() + 1]]
+            yield data[at : at + COMMITMENT_BYTES]
 
 
 def _open(chunk: Chunk, form: int, known: dict[bytes, bytes], opened: dict[int, int]) -> Iterator[bytes]:

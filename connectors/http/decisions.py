@@ -19,6 +19,7 @@ from connectors.http.cloudevents import millis
 from connectors.http.door import FAULTS, Door
 from connectors.http.problems import Problem
 from processors.decide_use import REASONS, Mark, PartyView, Use, UseName, decide_use
+from processors.fence import Fence
 from processors.permissions import ANY, Permissions
 from schemas.base import Moment, Name
 from schemas.codec import encode

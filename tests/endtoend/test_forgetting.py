@@ -15,11 +15,11 @@ from connectors.vcon import VconRefused, map_vcon
 from engine.audit import verify_log
 from engine.checkpoints import frontiers, latest_notes
 from engine.service import Limits, Service
-from schemas.codec import decode
+from schemas.codec import decode, decode_as
 from schemas.routed import Envelope
-from schemas.topics import AuditEntry
+from schemas.topics import AuditEntry, WrappedKey
 from tests.endtoend.corpus import GIVEN, Corpus, Person, corpus, given, made, needles_of, texts_of
-from tests.endtoend.world import Told, codes, envelope, latest, records, request, request_states, topic_of, views
+from tests.endtoend.world import Told, codes, envelope, latest, records, request, request_states, state, topic_of, views
 from tests.harness import START_MS
 from tests.scan import Needles, Report, chunks_of_folder, look, scan
 
@@ -36,6 +36,7 @@ class World:
     def __init__(self, folder: Path, told: Corpus) -> None:
         self.now_ms = START_MS
         self.folder, self.told = folder, told
+        self.doomed: frozenset[bytes] = frozenset()  # commitments of the data keys that an erasure must destroy
         self.consenting: list[tuple[str, str]] = []  # identifiers that give their consent with each telling
         self.open()
 
@@ -149,8 +150,11 @@ def test_a_forgotten_person_is_nowhere_and_stays_away(world: World) -> None:
     print(f"{len(people)} people, {len(flat)} needles, {len(gone)} conversations")
     assert all(len(few) >= 5 for few in needles), "number, address, proof and words of each"
     control = world.scan(flat, "before")
-    took(f"control: {control.opened} opened, {control.keys} data keys, {control.octets >> 20} MiB")
+    took(f"control: {control.opened} opened, {len(control.keys)} data keys, {control.octets >> 20} MiB")
     assert sorted(set(flat) - set(control.found)) == [], "before the erasure each needle is found"
+    world.doomed = keys_of(world.service, people, gone)
+    assert len(world.doomed) == len(gone) + len(people), "a key for each conversation and each proof of consent"
+    assert world.doomed <= control.keys & control.sealed_under
 
     world.forget(people)
     took("erased")
@@ -210,10 +214,31 @@ def test_destroyed_keys_are_not_in_the_rings_bytes(world: World) -> None:
     assert left == []
 
 
+def keys_of(service: Service, people: list[Person], gone: set[str]) -> frozenset[bytes]:
+    """Commitments of the data keys of people, except those of their agents' participation."""
+    agents = {owner for (owner, _), view in views(service).items() if view["role"] == "agent"}
+    asked = {
+        service.secrets.ref(CONTROLLER, kind, value.lower()) for kind, value in (_asks_by(n, p) for n, p in enumerate(people))
+    }
+    found = set()
+    for key, value in state(service, "subject"):
+        if key[:1] == b"k":
+            owner, _, scope = key[1:].decode().partition("\0")
+            if owner not in agents and (owner in asked or scope in gone):
+                unwrapped = service.secrets.unwrap(decode_as(WrappedKey, value), owner, scope)
+                assert unwrapped is not None
+                found.add(unwrapped.sealer._commitment)
+    return frozenset(found)
+
+
 def nowhere(world: World, needles: list[str], name: str) -> None:
-    found = world.scan(needles, name).found
+    report = world.scan(needles, name)
+    found = report.found
     places = sorted({where for wheres in found.values() for where in wheres})
     assert len(found) == 0, f"{len(found)} of {len(needles)} needles are left: {places}"
+    # Two layers, each by itself: what is erased could not be opened if it were there, and is not there.
+    assert not world.doomed & report.keys, "a shredded key can still be had"
+    assert not world.doomed & report.sealed_under, "something sealed under a shredded key is still there"
 
 
 def unchanged(world: World, before: dict[tuple[str, str], dict[str, Any]], gone: set[str]) -> None:

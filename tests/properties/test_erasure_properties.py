@@ -204,6 +204,14 @@ def test_suppressions_survive_and_nothing_else(world: Deployment) -> None:
     assert [at for at in remains(world, ANN) if " permissions" not in at and " nonce" not in at] == []
 
 
+def test_two_people_who_share_a_number_on_one_call_leave_nothing_of_it(world: Deployment) -> None:
+    bob = party("b", "customer", ("tel", ANN), ("email", "bob@example.com"), name="Bob Example")
+    tell(world, conversation("c1", ann(), bob, gus()))
+    forget(world, "r1", ("tel", ANN))
+    assert request_states(world) == {"r1": "fulfilled"}
+    assert remains(world, ANN) == []
+
+
 # Nothing comes back -------------------------------------------------------------------------------------------------------------
 
 
@@ -362,6 +370,19 @@ def test_holds_erasures_and_releases_in_any_order_end_in_fulfilment(ring: FileRi
     assert (world.ref(ANN), "c0") not in views(world)
     assert all(lines(world, BEN, name) == [f"{name}: b speaks"] for name in names)
     assert all(not v["held"] for v in views(world).values())
+
+
+def test_an_erasure_that_waited_past_the_items_own_end_still_counts_as_an_erasure(world: Deployment) -> None:
+    old = T0 - 25 * 31 * DAY_MS  # its 24 months are over
+    told = conversation("c1", ann(), ben(), gus(), at=old)
+    tell(world, [*told, hold("h1", T0, conversation_ids=["c1"]), hold("h2", T0, identifiers=[{"kind": "tel", "value": BEN}])])
+    forget(world, "r1", ("email", ANN_MAIL))
+    world.settle(40 * DAY_MS)
+    tell(world, [release("h1", world.now_ms)])
+    assert request_states(world) == {"r1": "fulfilled"}
+    assert lines(world, BEN, "c1").count("c1: a speaks") == 1, "held by Ben's own hold"
+    tell(world, conversation("c1", ann(), ben(), gus(), at=old, source="again/"))
+    assert lines(world, BEN, "c1").count("c1: a speaks") == 1, "the roster knows that Ann was erased, so nothing of hers is added"
 
 
 def test_nothing_under_hold_loses_a_line(world: Deployment) -> None:
