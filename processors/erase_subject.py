@@ -201,9 +201,9 @@ class EraseSubject(Incurious):
         awaiting = [c for c in erasure.awaiting if c != event.conversation_id]
         others = {*erasure.held_at_homes} - {event.conversation_id}
         held = sorted({*others, event.conversation_id} if event.held else others)
-        erased = erasure.erased + (0 if event.held else 1)
+        erased = erasure.erased + (1 if event.home else 0)
         erasure = msgspec.structs.replace(erasure, awaiting=awaiting, held_at_homes=held, erased=erased)
-        if not event.held:
+        if event.home:
             yield _notice(event.home, event.request_id, erasure, (event.conversation_id,))
             erasure = msgspec.structs.replace(erasure, noticed=True)
         yield Put(erasure, (event.request_id,))
@@ -229,7 +229,8 @@ def _erase_and_answer(view: View, conversation_id: str, item: Item | None, order
         yield from destroy_item(view, item, conversation_id, "request", now_ms)
     if order.asker:
         yield Emit("subject.events", (order.asker,), ItemErased(
-            conversation_id=conversation_id, request_id=order.request_id, held=False, home=view.owner))  # fmt: skip
+            conversation_id=conversation_id, request_id=order.request_id, held=False,
+            home=view.owner if item is not None else ""))  # fmt: skip
     yield from forget_nonce(view)
 
 

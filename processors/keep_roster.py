@@ -52,6 +52,7 @@ from schemas.routed import (
     ItemUntagged,
     Line,
     PartyDropped,
+    PointerDropped,
     Routed,
 )  # fmt: skip
 
@@ -331,13 +332,22 @@ class KeepRoster:
         old = roster.parties[event.party]
         if not old.refs and (old.erased or not event.erased):
             return
+        # Whoever shares the home (a family, an office) had the same dossier: it is gone for all of them.
+        home = old.refs[:1]
+        dropped = [n for n, p in enumerate(roster.parties) if n == event.party or (home and p.refs[:1] == home)]
         parties = [*roster.parties]
-        parties[event.party] = msgspec.structs.replace(old, refs=[], erased=old.erased or event.erased, gone=True)
+        for n in dropped:
+            erased = parties[n].erased or event.erased
+            parties[n] = msgspec.structs.replace(parties[n], refs=[], erased=erased, gone=True)
+        further = {ref: None for n in dropped if n != event.party for ref in roster.parties[n].refs[1:]}
         roster = msgspec.structs.replace(roster, parties=parties)
         gone = not roster.forget_armed and not roster.holds and not any(p.refs for p in parties)
         yield Delete(Roster) if gone else Put(roster)
-        if event.erased and not old.employee:
-            yield from self._to(roster, ItemRedacted(conversation_id=event.conversation_id, party=event.party))
+        for ref in further:
+            yield Emit("subject.events", (ref,), PointerDropped(conversation_id=event.conversation_id))
+        for n in dropped:
+            if event.erased and not parties[n].employee:
+                yield from self._to(roster, ItemRedacted(conversation_id=event.conversation_id, party=n))
 
     def _hold(self, roster: Roster, event: Hold) -> Iterator[Effect]:
         holds = {*roster.holds, event.hold_id} if event.placed else {*roster.holds} - {event.hold_id}

@@ -141,7 +141,7 @@ class ItemErased(Routed, frozen=True, kw_only=True):
     conversation_id: str
     request_id: str
     held: bool
-    home: Ref = ""
+    home: Ref = ""  # "" when there was nothing to erase, or it is held
 
 
 class PointerDropped(Routed, frozen=True, kw_only=True):
