@@ -21,7 +21,7 @@ import msgspec
 import psutil
 
 from engine.loop import RECORDS_PER_TASK_MAX
-from engine.service import Service
+from engine.service import Service, tune_interpreter
 from schemas.identifiers import normalise
 from schemas.routed import Envelope
 
@@ -33,6 +33,7 @@ LINE = "I am calling about the invoice of last month, and the second thing is my
 
 def run(events: int, rounds: int) -> None:
     """Print what a consent event, a transcript line and an accepted event cost, in floors."""
+    tune_interpreter()  # as `up` does
     rows: dict[str, list[tuple[float, float, float]]] = {}
     measures = {"consent event": consents, "transcript line": lines, "appended event": appended, "accepted by HTTP": accepted}
     for _ in range(rounds):

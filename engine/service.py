@@ -4,6 +4,7 @@ This is the engine's public face. It knows topics, owners and kinds of state, an
 """
 
 import logging
+import gc
 import os
 import sys
 import threading
@@ -37,11 +38,23 @@ log = logging.getLogger("consentinel.service")
 S = TypeVar("S", bound=State)
 
 SWITCH_SECS = 0.0005
+GC_OBJECTS = 50_000  # new objects between two looks: several turns
 IDLE_SECS = 0.25  # the loop looks at the clock at least this often
 MAINTENANCE_SECS = 60.0
 STOP_SECS_MAX = 30.0
 COMPACTION_DELETE_RETENTION_MS = 86_400_000  # how long readers of a compacted topic can still see a tombstone
 QUARANTINE = "quarantine"
+
+
+def tune_interpreter() -> None:
+    """Set what a process that runs a loop wants of Python.
+
+    Loop and doors share one interpreter: with the default switch interval of 5 ms each SQLite statement waits that long for its
+    turn. A turn makes many objects and few cycles, so the collector looks less often; what stands at the start it never looks at.
+    """
+    sys.setswitchinterval(SWITCH_SECS)
+    gc.freeze()
+    gc.set_threshold(GC_OBJECTS, 20, 20)
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -92,8 +105,7 @@ class Service:
 
     def start(self) -> None:
         """Start the loop and the maintenance of topics and checkpoints."""
-        # Loop and doors share one interpreter; with the default of 5 ms each SQLite statement waits that long for its turn.
-        sys.setswitchinterval(SWITCH_SECS)
+        tune_interpreter()
         self._started_ms = self.clock()
         for name, body in (("engine", self._run), ("maintenance", self._maintain)):
             thread = threading.Thread(target=self._guarded, args=(body,), name=name, daemon=True)
