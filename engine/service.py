@@ -3,8 +3,8 @@
 This is the engine's public face. It knows topics, owners and kinds of state, and no field of any of them.
 """
 
-import logging
 import gc
+import logging
 import os
 import sys
 import threading
