@@ -1,6 +1,5 @@
 """Knows who was on a conversation, by reference only, and brings each event to the dossiers that must hold it."""
 
-import base64
 from collections.abc import Generator, Iterator
 from typing import Any, ClassVar, assert_never
 
@@ -13,21 +12,17 @@ from processors.kernel import (
     Delete,
     Effect,
     Emit,
-    Forward,
     Instant,
-    Mint,
     Put,
     Receipt,
     Refuse,
-    Sealed,
-    Shred,
     State,
     View,
     Wake,
 )  # fmt: skip
-from processors.terms import HOUR_MS, SEEN_MS
+from processors.parking import Parked, park, send_on, unpark
+from processors.terms import SEEN_MS
 from schemas.base import Record
-from schemas.codec import decode_as, encode
 from schemas.events import (
     CallAnnotated,
     CallEnded,
@@ -41,7 +36,6 @@ from schemas.events import (
 )  # fmt: skip
 from schemas.identifiers import home_of
 from schemas.routed import (
-    Envelope,
     Hold,
     ItemEnded,
     ItemLines,
@@ -58,12 +52,9 @@ from schemas.routed import (
 
 EMPLOYEES = ("agent", "supervisor")
 KNOWN_ROLES = ("customer", "agent", "supervisor", "third_party", "bot")
-PARK_MS = HOUR_MS  # how long an event waits for its call.started before it is quarantined
-PARKED_MAX = 1_000  # per conversation; beyond it events are quarantined at once
-PARKED_PER_STEP = 90  # two effects each, under kernel.EFFECTS_PER_STEP_MAX
 PARTIES_MAX = 64
-PARKED = "parked"  # data-key scope of what waits
-UNPARK, GIVE_UP, FORGET = "unpark", "give-up", "forget-seen"
+FORGET = "forget-seen"
+FORGOTTEN_PER_STEP = 180  # under kernel.EFFECTS_PER_STEP_MAX
 CALL_EVENTS = (
     CallStarted, CallPartyJoined, CallPartyLeft, CallRecording, CallTranscribed, CallAnnotated, CallTagged, CallEnded,
 )  # fmt: skip
@@ -107,15 +98,6 @@ class Seen(State):
     until_ms: int
 
 
-class Parked(State):
-    """An event that came before its call.started, sealed."""
-
-    KIND: ClassVar[str] = "parked"
-    SEALED: ClassVar[dict[str, str]] = {"envelope": "envelope"}
-    SEALED_IN: ClassVar[type[Record] | None] = Envelope
-    envelope: Sealed
-
-
 class KeepRoster:
     """Who holds what was said: customers and third parties, one copy each; employees only that they took part.
 
@@ -142,7 +124,7 @@ class KeepRoster:
             roster = yield from self._remember(roster, at)
             yield from self._start(view, roster, event, at)
         elif roster.started_ms is None:
-            yield from self._park(view, at)
+            yield from park(view, at)
         else:
             roster = yield from self._remember(roster, at)
             yield from self._spread(roster, event, at)
@@ -156,25 +138,8 @@ class KeepRoster:
         if alarm.name == FORGET:
             yield from self._forget(view, now.now_ms)
             return
-        waiting = list(view.scan(Parked))
         started = (view.get(Roster) or Roster("")).started_ms is not None
-        due = waiting if started else [w for w in waiting if int(w[0][0]) + PARK_MS <= now.now_ms]
-        for parts, parked in due[:PARKED_PER_STEP]:
-            opened = view.opened(parked, PARKED)
-            assert opened is not None and isinstance(opened.envelope, str), "what waits is shredded only when nothing waits"
-            envelope = decode_as(Envelope, base64.b64decode(opened.envelope))
-            if started:
-                yield Forward("case.events", (view.owner,), envelope.refs, like=envelope)
-            else:
-                yield Refuse("no-conversation", "conversation_id", like=envelope)
-            yield Delete(Parked, parts)
-        left = waiting[min(len(due), PARKED_PER_STEP) :]
-        if len(due) > PARKED_PER_STEP:
-            yield Wake(alarm.name, now.now_ms)
-        elif left:
-            yield Wake(GIVE_UP, int(left[0][0][0]) + PARK_MS)
-        else:
-            yield Shred(PARKED)
+        yield from send_on(view, alarm.name, now.now_ms, started=started)
 
     def _remember(self, roster: Roster, at: Receipt) -> Generator[Effect, None, Roster]:
         yield Put(Seen(at.receipt_ms + SEEN_MS), (at.event_id,))
@@ -187,7 +152,7 @@ class KeepRoster:
     def _forget(self, view: View, now_ms: int) -> Iterator[Effect]:
         left = None
         for n, (parts, seen) in enumerate(list(view.scan(Seen))):
-            if seen.until_ms <= now_ms and n < 2 * PARKED_PER_STEP:
+            if seen.until_ms <= now_ms and n < FORGOTTEN_PER_STEP:
                 yield Delete(Seen, parts)
             else:
                 left = max(min(left or seen.until_ms, seen.until_ms), now_ms)
@@ -197,19 +162,6 @@ class KeepRoster:
         elif roster is not None:
             gone = roster.started_ms is not None and not any(p.refs for p in roster.parties)
             yield Delete(Roster) if gone and not roster.holds else Put(msgspec.structs.replace(roster, forget_armed=False))
-
-    def _park(self, view: View, at: Receipt) -> Iterator[Effect]:
-        parts = (f"{at.receipt_ms:014d}", at.event_id)
-        waiting = [p for p, _ in view.scan(Parked)]
-        if any(p[1] == at.event_id for p in waiting):
-            return
-        if len(waiting) >= PARKED_MAX:
-            yield Refuse("too-many-waiting", "conversation_id")
-            return
-        yield Mint(PARKED, at.controller)
-        yield Put(Parked(base64.b64encode(encode(at.envelope)).decode()), parts, scope=PARKED)
-        if not waiting:
-            yield Wake(GIVE_UP, at.receipt_ms + PARK_MS)
 
     def _start(self, view: View, roster: Roster, event: CallStarted, at: Receipt) -> Iterator[Effect]:
         roster = msgspec.structs.replace(
@@ -221,9 +173,7 @@ class KeepRoster:
             mine = [next(refs) for _ in party.identifiers]
             roster = yield from self._admit(roster, party, mine, event.metadata or {}, at)
         yield Put(roster)
-        if any(True for _ in view.scan(Parked)):
-            yield Wake(UNPARK, at.receipt_ms)
-            yield Wake(GIVE_UP, None)
+        yield from unpark(view, at)
 
     def _admit(self, roster: Roster, party: Party, refs: list[str], metadata: dict[str, str], at: Receipt) -> Any:
         """Open an item for one party; returns the roster with it. A party that was erased here stays out."""

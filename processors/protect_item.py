@@ -15,9 +15,9 @@ from processors.item import (
     Redacted,
     Unpublished,
     Untagged,
-    due_ms,
     is_held,
 )
+from processors.item_view import render
 from processors.kernel import (
     Alarm,
     Asked,
@@ -31,7 +31,6 @@ from processors.kernel import (
     Put,
     Receipt,
     Refuse,
-    Sealed,
     Shred,
     State,
     View,
@@ -52,7 +51,6 @@ from schemas.routed import (
     PartyDropped,
     PointerDropped,
 )  # fmt: skip
-from schemas.topics import ProtectedConversation, ProtectedLine, ProtectedRecording
 
 # A conversation is published whole under one key, so a line does not publish it: the view follows within this time, and
 # within 50 ms more per line already published, which keeps the work of a long call linear.
@@ -285,27 +283,6 @@ class ProtectItem:
             yield Wake(PUBLISH + conversation_id, receipt_ms + delay)
 
 
-def render(view: View, item: Item, conversation_id: str) -> ProtectedConversation:
-    """One party's view of one conversation, as `conversations.protected` carries it; sealed fields stay sealed."""
-    lines = tuple(
-        ProtectedLine(party=x.party, employee=x.employee, kind=x.kind, text=_token(x.text), offset_ms=x.offset_ms, tag=x.tag)
-        for _, x in view.scan(ItemLine, conversation_id)
-    )
-    recordings = tuple(
-        ProtectedRecording(recording_id=parts[1], state=x.state, confirmed=x.confirmed, uri=_optional(x.uri))
-        for parts, x in view.scan(ItemMedia, conversation_id)
-    )
-    return ProtectedConversation(
-        subject_ref=view.owner, conversation_id=conversation_id, controller=item.controller, party=item.party, role=item.role,
-        channel=item.channel, direction=item.direction, started_ms=item.started_ms, received_ms=item.received_ms,
-        ended_ms=item.ended_ms, disposition=item.disposition, campaign=item.campaign, queue=item.queue, brand=item.brand,
-        purposes=tuple(item.purposes), basis=item.basis, jurisdiction=item.jurisdiction, time_zone=item.time_zone,
-        name=_optional(item.name), identifiers=_optional(item.identifiers), metadata=_optional(item.metadata), lines=lines,
-        recordings=recordings, media="recorded" if recordings else "none", erase_by_ms=due_ms(item),
-        held=is_held(view, conversation_id), reviewable=not item.employee,
-    )  # fmt: skip
-
-
 def _nobody(view: View, conversation_id: str, at: Receipt) -> Iterator[Effect]:
     """Content for an item that is not here: fenced or expired. Nothing is kept, and that is on record."""
     reason = "fenced" if refuses(view, at.effective_ms, conversation_id) else "no-item"
@@ -320,14 +297,3 @@ def _is_redacted(line: Line | ItemLine, parties: list[int]) -> bool:
 def _as_sent(identifier: Any) -> dict[str, Any]:
     sent = {"kind": identifier.kind, "value": identifier.value}
     return sent | ({"jurisdiction": identifier.jurisdiction} if identifier.jurisdiction else {})
-
-
-def _token(value: Sealed) -> bytes:
-    assert isinstance(value, bytes), "a sealed field left the engine unsealed"
-    return value
-
-
-def _optional(value: Sealed) -> bytes | None:
-    return None if value is None else _token(value)
-
-

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from engine.filering import FileRing
-from processors.keep_roster import PARK_MS
+from processors.parking import PARK_MS
 from tests.endtoend.world import Told, codes, put, split, turn_all, views
 from tests.harness import START_MS, Deployment, call, party
 

@@ -1,0 +1,35 @@
+"""The protected view of an item, as `conversations.protected` carries it: sealed fields stay sealed."""
+
+from processors.item import Item, ItemLine, ItemMedia, due_ms, is_held
+from processors.kernel import Sealed, View
+from schemas.topics import ProtectedConversation, ProtectedLine, ProtectedRecording
+
+
+def render(view: View, item: Item, conversation_id: str) -> ProtectedConversation:
+    """One party's view of one conversation, as `conversations.protected` carries it; sealed fields stay sealed."""
+    lines = tuple(
+        ProtectedLine(party=x.party, employee=x.employee, kind=x.kind, text=_token(x.text), offset_ms=x.offset_ms, tag=x.tag)
+        for _, x in view.scan(ItemLine, conversation_id)
+    )
+    recordings = tuple(
+        ProtectedRecording(recording_id=parts[1], state=x.state, confirmed=x.confirmed, uri=_optional(x.uri))
+        for parts, x in view.scan(ItemMedia, conversation_id)
+    )
+    return ProtectedConversation(
+        subject_ref=view.owner, conversation_id=conversation_id, controller=item.controller, party=item.party, role=item.role,
+        channel=item.channel, direction=item.direction, started_ms=item.started_ms, received_ms=item.received_ms,
+        ended_ms=item.ended_ms, disposition=item.disposition, campaign=item.campaign, queue=item.queue, brand=item.brand,
+        purposes=tuple(item.purposes), basis=item.basis, jurisdiction=item.jurisdiction, time_zone=item.time_zone,
+        name=_optional(item.name), identifiers=_optional(item.identifiers), metadata=_optional(item.metadata), lines=lines,
+        recordings=recordings, media="recorded" if recordings else "none", erase_by_ms=due_ms(item),
+        held=is_held(view, conversation_id), reviewable=not item.employee,
+    )  # fmt: skip
+
+
+def _token(value: Sealed) -> bytes:
+    assert isinstance(value, bytes), "a sealed field left the engine unsealed"
+    return value
+
+
+def _optional(value: Sealed) -> bytes | None:
+    return None if value is None else _token(value)
