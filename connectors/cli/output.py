@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
+from shutil import get_terminal_size
 from typing import Any
 
 from rich.console import Console
@@ -12,6 +13,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 from rich.text import Text
 
+COLUMN_CHARS_MIN = 18  # a time stands in one line, an id in two
 CELL_CHARS_MAX = 200
 
 
@@ -51,8 +53,18 @@ def cell(name: str, value: Any) -> str:
 
 
 def rows_table(rows: Sequence[Mapping[str, Any]], columns: Iterable[str] = ()) -> Table:
-    """A table of records. Without `columns`, all of the first record's fields."""
+    """A table of records. Without `columns`, all of the first record's fields.
+
+    Where the columns would be too narrow to read, or to copy an id from, each record stands as a block of lines.
+    """
     names = list(columns) or list(rows[0] if rows else ["nothing"])
+    if rows and len(names) * COLUMN_CHARS_MIN > get_terminal_size().columns:
+        block = Table("name", Column("value", overflow="fold"), show_header=False)
+        for row in rows:
+            for name in names:
+                block.add_row(Text(name.removesuffix("_ms")), Text(cell(name, row.get(name))))
+            block.add_section()
+        return block
     table = Table(*(Column(escape(name.removesuffix("_ms")), overflow="fold") for name in names))
     for row in rows:
         table.add_row(*(Text(cell(name, row.get(name))) for name in names))
