@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from time import monotonic
 from typing import TypeVar
 
 import msgspec
@@ -41,6 +42,8 @@ SWITCH_SECS = 0.0005
 GC_OBJECTS = 50_000  # new objects between two looks: several turns
 IDLE_SECS = 0.25  # the loop looks at the clock at least this often
 MAINTENANCE_SECS = 60.0
+# How long freed bytes may rest in the files. Overwriting them holds the writer for up to 0.75 s a GB: not each minute.
+WIPE_SECS = 900.0
 STOP_SECS_MAX = 30.0
 COMPACTION_DELETE_RETENTION_MS = 86_400_000  # how long readers of a compacted topic can still see a tombstone
 QUARANTINE = "quarantine"
@@ -155,11 +158,14 @@ class Service:
             self.loop.drain()
 
     def _maintain(self) -> None:
+        wiped = monotonic()
         while not self._stopping.wait(self.limits.maintenance_secs):
-            self.maintain()
+            wipe = monotonic() - wiped >= WIPE_SECS
+            self.maintain(wipe=wipe)
+            wiped = monotonic() if wipe else wiped
 
-    def maintain(self) -> None:
-        """Checkpoints, record retention, key compaction, and the bytes they freed."""
+    def maintain(self, *, wipe: bool = True) -> None:
+        """Sign checkpoints, end record retention, compact keys; with `wipe`, overwrite the bytes that all this has freed."""
         self.checkpoint()
         self.retain_raw()
         now_ms = self.clock()
@@ -173,7 +179,8 @@ class Service:
         for _, class_, opened_ms, closed_ms in self.ring.raw_keys():
             if closed_ms is None and opened_ms <= now_ms - RAW_SPAN_MS[class_]:
                 self.ring.close_raw(class_, now_ms)  # idle: nobody asked for the next one, but this one's time is over
-        self.retention.vacuum()
+        if wipe:
+            self.retention.vacuum()
 
     def checkpoint(self) -> list[str]:
         """Sign a checkpoint of every audit tree that grew; returns all latest notes."""
