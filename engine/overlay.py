@@ -15,7 +15,7 @@ from processors.kernel import State
 
 S = TypeVar("S", bound=State)
 MISSING: Final = object()
-CACHED_MAX = 100_000  # records of one partition in memory, some 100 MB at 1 KB; past it the cache starts over
+CACHED_MAX = 20_000  # records of one partition in memory, some 20 MB at 1 KB, a dozen partitions; past it the cache starts over
 
 _encode = msgspec.msgpack.Encoder().encode
 _decoders: dict[type[State], msgspec.msgpack.Decoder[Any]] = {}
@@ -39,7 +39,7 @@ class Overlay:
         self._runtime = runtime
         self._cache: dict[bytes, Any] = {}
         self._dirty: dict[bytes, Any] = {}
-        self._owners: dict[bytes, dict[bytes, None]] = {}  # owner's prefix → its dirty state keys
+        self._owners: dict[bytes, dict[bytes, None]] | None = None  # owner's prefix → its dirty state keys, once a fold scans
         self._undo: list[tuple[bytes, Any]] = []
 
     def mark(self) -> None:
@@ -59,9 +59,8 @@ class Overlay:
         """Write `value` (None deletes)."""
         self._undo.append((key, self._dirty.get(key, MISSING)))
         self._dirty[key] = value
-        if key[:1] == STATE:
-            prefix = key[: key.index(0) + 1]
-            self._owners.setdefault(prefix, {})[key] = None
+        if self._owners is not None:
+            self._index(self._owners, key)
 
     def get_bytes(self, key: bytes) -> bytes | None:
         """What is not a state record: a wrapped key, an alarm, the frontier."""
@@ -97,6 +96,10 @@ class Overlay:
         """State records of `owner` in key order; writes made while the caller iterates may or may not be seen."""
         base = len(state_key(owner, kind.KIND, ()))
         start = state_key(owner, kind.KIND, prefix)
+        if self._owners is None:
+            self._owners = {}
+            for key in self._dirty:
+                self._index(self._owners, key)
         mine = [k for k in self._owners.get(start[: start.index(0) + 1], ()) if k.startswith(start)]
         if not mine:
             for key, data in self._runtime.scan(self.task, self.partition, start):
@@ -108,6 +111,11 @@ class Overlay:
             record = found[key]
             if record is not None:
                 yield parts_of(key, base), record
+
+    @staticmethod
+    def _index(owners: dict[bytes, dict[bytes, None]], key: bytes) -> None:
+        if key[:1] == STATE:
+            owners.setdefault(key[: key.index(0) + 1], {})[key] = None
 
     def writes(self) -> dict[bytes, bytes | None]:
         """Everything this turn wrote, as bytes."""
@@ -128,5 +136,5 @@ class Overlay:
 
     def _reset(self) -> None:
         self._dirty.clear()
-        self._owners.clear()
+        self._owners = None
         self._undo.clear()

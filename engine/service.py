@@ -175,10 +175,11 @@ class Service:
                     pass
             elif (secs := topic.retention_secs(self.limits.raw_retention_secs)) is not None and topic.retention != "raw":
                 self.retention.delete_before([name], now_ms - secs * 1000)
-        self._destroy_closed(QUARANTINE, [QUARANTINE], now_ms)
-        for _, class_, opened_ms, closed_ms in self.ring.raw_keys():
-            if closed_ms is None and opened_ms <= now_ms - RAW_SPAN_MS[class_]:
-                self.ring.close_raw(class_, now_ms)  # idle: nobody asked for the next one, but this one's time is over
+        with self._turning:  # no turn is sealing under what closes or goes here
+            self._destroy_closed(QUARANTINE, [QUARANTINE], now_ms)
+            for _, class_, opened_ms, closed_ms in self.ring.raw_keys():
+                if closed_ms is None and opened_ms <= now_ms - RAW_SPAN_MS[class_]:
+                    self.ring.close_raw(class_, now_ms)  # idle: nobody asked for the next one, but this one's time is over
         if wipe:
             self.retention.vacuum()
 
