@@ -98,6 +98,8 @@ class Effects:
     def quarantine(self, at: tuple[str, int, int], code: str, field: str, original: bytes, controller: str, now_ms: int) -> None:
         """Keep an event that cannot be used, sealed under the day's quarantine key; `at` is (topic, partition, offset)."""
         topic, partition, offset = at
+        if topic not in self._plan.inputs:
+            topic = ALARM  # what an alarm gave up stands nowhere in the log
         entry = QuarantineEntry(
             topic=topic, partition=partition, offset=offset, code=code, field=field, at_ms=now_ms, controller=controller,
             task=self._plan.name, original=self._shared.secrets.seal_raw(QUARANTINE, original, now_ms, QUARANTINE),

@@ -54,6 +54,7 @@ class TaskLoop:
         self.runtime, self.shared, self.clock = runtime, shared, clock
         self.tasks = tasks
         self.beat_ms = 0  # everything received up to here has been folded by every task
+        self.seen_ms = 0  # the latest time any turn began at: no beat of a turn under way can be later
         self.turns = 0
         self._partitions: dict[tuple[str, int], Partition] = {}
         self._controllers_read = 0
@@ -96,6 +97,7 @@ class TaskLoop:
 
     def _records(self) -> int:
         now_ms = self.clock()  # step 1
+        self.seen_ms = max(self.seen_ms, now_ms)
         self._read_settings()
         batches: list[Batch] = []  # step 2
         drained = True

@@ -14,7 +14,7 @@ from engine.layout import DueAlarm, alarm_key, due_key, state_key
 from engine.overlay import Overlay
 from engine.runtime import LogRecord, Output, Runtime, RuntimeFault
 from engine.sealing import SealingFault
-from processors.kernel import Alarm, Audit, Effect, Processor, Refuse, State
+from processors.kernel import Alarm, Audit, Effect, Processor, Refuse, State, Wake
 from schemas.base import Record
 from schemas.codec import Malformed, SchemaUnknown, decode_as, encode
 from schemas.decode import Invalid, decode_event
@@ -24,6 +24,7 @@ from schemas.routed import Envelope
 log = logging.getLogger("consentinel.engine")
 S = TypeVar("S", bound=State)
 CHECKED = {name: msgspec.json.Decoder(cls) for name, cls in BY_TYPE.items()}
+FAULT_WAIT_MS = 60_000  # an alarm whose processor failed rings again after this
 FATAL = (RuntimeFault, RingFault, OSError, MemoryError)  # ours to stop at; anything else is a processor's bug
 
 
@@ -108,13 +109,15 @@ class Partition:
             return
         self.overlay.set(key, None)
         name = f"{self.plan.name}|{alarm.owner}|{alarm.processor}|{alarm.name}|{alarm.due_ms}|{now_ms}"
+        alarm_id = sha256(name.encode()).hexdigest()[:24]
         envelope = Envelope(
-            id=sha256(name.encode()).hexdigest()[:24], source="consentinel", type=ALARM, controller=controller,
-            time_ms=now_ms, receipt_ms=now_ms,
-        )  # fmt: skip
-        moment = Moment(self._shared, alarm.owner, envelope, (name, self.partition, 0), now_ms)
+            id=alarm_id, source="consentinel", type=ALARM, controller=controller, time_ms=now_ms, receipt_ms=now_ms
+        )
+        moment = Moment(self._shared, alarm.owner, envelope, (alarm_id, self.partition, 0), now_ms)
         processor, view = self.plan.processors[alarm.processor], OwnerView(self, alarm.owner)
-        self._run(processor, processor.wake(view, Alarm(alarm.name, alarm.due_ms), moment), moment)
+        if not self._run(processor, processor.wake(view, Alarm(alarm.name, alarm.due_ms), moment), moment):
+            # A legal clock is not lost to a bug: the alarm rings again, until the bug is mended.
+            self.effects.apply(Wake(alarm.name, now_ms + FAULT_WAIT_MS), alarm.owner, moment, processor)
 
     def writes(self) -> dict[bytes, bytes | None]:
         """All writes of the turn, with the frontier of the audit tree over the turn's entries."""
@@ -168,8 +171,11 @@ class Partition:
         except (SealingFault, Malformed, SchemaUnknown):
             return envelope, Unusable("unreadable")
 
-    def _run(self, processor: Processor, effects: Iterator[Effect], at: Moment) -> None:
-        """Apply one processor's effects on one event: all of them, or, when it fails, none and the event is quarantined."""
+    def _run(self, processor: Processor, effects: Iterator[Effect], at: Moment) -> bool:
+        """Apply one processor's effects on one event: all of them, or, when it fails, none; returns whether it went well.
+
+        An event whose processor fails is quarantined; an alarm is its caller's to keep.
+        """
         mark, applied, apply, owner = self.effects.mark(), 0, self.effects.apply, at.owner
         try:
             for effect in effects:
@@ -177,7 +183,7 @@ class Partition:
                     assert effect.like is not None or not applied, "a refusal must be a fold's only effect"
                     self._refuse(effect, at, processor)
                     if effect.like is None:
-                        return
+                        return True
                 else:
                     applied += 1
                     apply(effect, owner, at, processor)
@@ -187,7 +193,10 @@ class Partition:
             self.effects.undo(mark)
             log.error("processor %s failed on %s: %s", processor.name, at.envelope.type, type(e).__name__, exc_info=withheld(e))
             self._shared.count("processor_faults", processor.name)
-            self.effects.quarantine(at.place, "processor-fault", "", encode(at.envelope), at.controller, at.now_ms)
+            if at.envelope.type != ALARM:
+                self.effects.quarantine(at.place, "processor-fault", "", encode(at.envelope), at.controller, at.now_ms)
+            return False
+        return True
 
     def _refuse(self, refusal: Refuse, at: Moment, processor: Processor) -> None:
         original = encode(refusal.like or at.envelope)

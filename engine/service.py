@@ -20,20 +20,20 @@ from engine.clock import Clock, system_clock
 from engine.context import Shared, withheld
 from engine.embedded import EmbeddedRuntime, Retention
 from engine.filering import FileRing
-from engine.keyring import RAW_SPAN_MS
+from engine.keyring import RAW_SPAN_MS, RingUnavailable
 from engine.layout import data_key, parts_of, state_key, state_prefix
 from engine.loop import TaskLoop, plans
 from engine.notes import Signer
 from engine.overlay import decode_state
-from engine.runtime import LogRecord, Output, partition_of
-from engine.sealing import Erased, Opened, TokenForeign
+from engine.runtime import CommitLost, LogRecord, Output, partition_of
+from engine.sealing import Erased, Opened, TokenForeign, form_of, raw_key_id
 from engine.secrets import Secrets
 from engine.topology import Topology, default_topology
 from processors.kernel import State
 from processors.registry import processors
 from schemas.codec import decode_as, encode
 from schemas.routed import Envelope
-from schemas.topics import ControllerState, WrappedKey
+from schemas.topics import ControllerState, QuarantineEntry, WrappedKey
 
 log = logging.getLogger("consentinel.service")
 S = TypeVar("S", bound=State)
@@ -161,8 +161,12 @@ class Service:
         wiped = monotonic()
         while not self._stopping.wait(self.limits.maintenance_secs):
             wipe = monotonic() - wiped >= WIPE_SECS
-            self.maintain(wipe=wipe)
-            wiped = monotonic() if wipe else wiped
+            try:
+                self.maintain(wipe=wipe)
+                wiped = monotonic() if wipe else wiped
+            except (CommitLost, RingUnavailable) as e:  # a full disk, a busy ring: the next round tries again
+                self.shared.count("maintenance_failed")
+                log.warning("maintenance failed and is tried again: %s", type(e).__name__)
 
     def maintain(self, *, wipe: bool = True) -> None:
         """Sign checkpoints, end record retention, compact keys; with `wipe`, overwrite the bytes that all this has freed."""
@@ -192,25 +196,46 @@ class Service:
 
         `at_once` also closes the current hour's key, so that it goes with the last record under it. Returns records deleted.
         """
-        now_ms = self.clock()
         raw = [name for name, topic in self.topology.topics.items() if topic.retention == "raw"]
-        deleted = self.retention.delete_before(raw, now_ms - self.limits.raw_retention_secs * 1000)
+        if at_once:
+            with self._turning:  # first, so that whatever is sealed under this key is older than its closing
+                self.ring.close_raw("raw", self.clock())
+        deleted = self.retention.delete_before(raw, self.clock() - self.limits.raw_retention_secs * 1000)
         with self._turning:
-            if at_once:
-                self.ring.close_raw("raw", now_ms)
-            self._destroy_closed("raw", raw, now_ms)
+            self._destroy_closed("raw", raw, self.clock())
         if at_once:
             self.retention.vacuum()
         return deleted
 
     def _destroy_closed(self, class_: str, topics: Sequence[str], now_ms: int) -> None:
-        """Destroy closed keys under which no record is left and nothing is being written."""
-        needed = [ms for topic in topics if (ms := self.retention.oldest_ts_ms(topic)) is not None]
-        oldest = min([*needed, *self._publishing.values()], default=now_ms + 1)
-        gone = [n for n, c, _, closed in self.ring.raw_keys() if c == class_ and closed is not None and closed < oldest]
+        """Destroy closed keys under which no record is left and nothing is being written (no turn runs meanwhile).
+
+        Two rules together: a key goes when it was closed before the oldest record that is left, or on its way, and when the first
+        record of every partition rests under a later key. The second holds when a clock was set back, the first when two
+        publishers changed places at a key's end.
+        """
+        flying = list(self._publishing.values())  # before the topics: what lands meanwhile is in one of the two
+        oldest = [ms for topic in topics if (ms := self.retention.oldest_ts_ms(topic)) is not None]
+        before_ms = min([*oldest, *flying], default=now_ms + 1)
+        before_id = min(self._first_keys(topics), default=1 << 32)
+        gone = [
+            n for n, c, _, closed in self.ring.raw_keys()
+            if c == class_ and closed is not None and closed < before_ms and n < before_id
+        ]  # fmt: skip
         if gone:
             self.ring.destroy_raw(gone)
             self.secrets.forget_raw(gone)
+
+    def _first_keys(self, topics: Sequence[str]) -> Iterator[int]:
+        """Number of the key under which the first record of each partition rests."""
+        for topic in topics:
+            for partition in range(self.topology.topics[topic].partitions):
+                for record in self.runtime.read(topic, partition, 0, 1):
+                    token = record.value
+                    if topic == QUARANTINE and token is not None:
+                        token = decode_as(QuarantineEntry, token).original
+                    if token is not None and form_of(token) == "raw":
+                        yield raw_key_id(token)
 
     # Writing ------------------------------------------------------------------------------------------------------------------
 

@@ -175,7 +175,9 @@ class AdmitEvent(Quiet):
             yield refusal
             return
         try:
-            refs = refs_of(event, at.settings(at.controller), at.controller, at)
+            # The door's refs stand, for its answer and its deny-only marks rest on them: settings may have changed since.
+            # Nobody else can set them: what is not sealed by a door comes without.
+            refs = at.envelope.refs or refs_of(event, at.settings(at.controller), at.controller, at)
         except NotAnIdentifier as e:
             yield Refuse(e.code, "identifiers")
             return

@@ -149,8 +149,16 @@ def _consent(view: View, known: Permissions, event: ConsentChanged, at: Receipt)
                 won.append(key)
     cells_max = CELLS_MAX if status in GRANTS else CELLS_MAX + CELLS_FOR_DENIALS
     if len(cells) > max(cells_max, len(known.cells)):
-        yield Refuse("too-many-cells")
-        return
+        if status in GRANTS:
+            yield Refuse("too-many-cells")
+            return
+        # A denial is never lost for want of room: it takes the one row that is always there, and denies everything.
+        everything = row_key(ANY, ANY, ANY)
+        cells, held = dict(known.cells), known.cells.get(everything)
+        won = [everything] if held is None or outranks(fresh, held) else []
+        if won:
+            cells[everything] = fresh
+        yield Audit("consent.widened", at.controller, {"status": status})
     touched: Iterable[str] = won
     if len(cells) > 1 and any(ANY in key for key in won):
         touched = list(covered(cells, won))

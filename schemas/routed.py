@@ -16,8 +16,8 @@ Ref = Annotated[str, personal("user.unique_id.pseudonymous")]  # subject_ref: `s
 class Envelope(Record, frozen=True, kw_only=True):
     """One event on its way: CloudEvents attributes, who sent it, and `data` in the encoding `content_type` names.
 
-    `refs` are the subject_refs of the identifiers in `data`, in document order ("" for one that is never a subject); publishers
-    cannot set them. `type` is the CloudEvents type, or the record name of a message between tasks.
+    `refs` are the subject_refs of the identifiers in `data`, in document order ("" for one that is never a subject). The door
+    sets them, or else intake; a publisher cannot. `type` is the CloudEvents type, or the record name of a message between tasks.
     """
 
     SCHEMA: ClassVar[str] = "Envelope"

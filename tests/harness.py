@@ -44,7 +44,7 @@ class Deployment:
 
     def publish(
         self, type_: str, data: dict[str, Any], *, controller: str = "acme", time_ms: int | None = None, id_: str | None = None,
-        actor: str = "tester", settle: bool = True,
+        actor: str = "tester", refs: tuple[str, ...] = (), settle: bool = True,
     ) -> str:  # fmt: skip
         """Append one event as the gateway does; returns its id."""
         self._n += 1
@@ -52,6 +52,7 @@ class Deployment:
         envelope = Envelope(
             id=event_id, source="test", type=type_, controller=controller, time_ms=self.now_ms if time_ms is None else time_ms,
             receipt_ms=self.now_ms, actor=actor, content_type="application/json", data=msgspec.json.encode(data),
+            refs=refs,
         )  # fmt: skip
         topic = TOPIC_OF.get(type_.partition(".")[0], "controls")
         key = str(data.get("conversation_id") or data.get("request_id") or event_id).encode()

@@ -98,9 +98,9 @@ class Door:
             raise
         except BaseException:
             # Nobody knows whether the records are there. A mark can only deny, so it stays.
-            self.marks.settle(marks, service.clock(), service.loop.beat_ms)
+            self.marks.settle(marks, service.clock(), max(service.loop.beat_ms, service.loop.seen_ms))
             raise
-        self.marks.settle(marks, service.clock(), service.loop.beat_ms)
+        self.marks.settle(marks, service.clock(), max(service.loop.beat_ms, service.loop.seen_ms))
 
     def accessed(self, token: Token, action: Access, counts: Mapping[str, int]) -> None:
         """Put on record, durably and before the answer leaves, who saw how much of which controller's data."""

@@ -124,7 +124,7 @@ class Admission:
         topic = topic_of(type_)
         self.good.append((topic, key_of(event, incoming.id, topic), Envelope(
             id=incoming.id, source=incoming.source, type=type_, controller=controller, time_ms=time_ms,
-            receipt_ms=self._receipt_ms, actor=token.name, content_type=incoming.media, data=incoming.data,
+            receipt_ms=self._receipt_ms, actor=token.name, content_type=incoming.media, data=incoming.data, refs=refs,
         )))  # fmt: skip
         # Marked before the append, so that no decision slips in between.
         self.marks += self._door.marks.add(type_, event, refs)

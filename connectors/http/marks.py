@@ -68,9 +68,12 @@ class Marks:
                 made.append(entry)
         return made
 
-    def settle(self, entries: Sequence[Entry | None], now_ms: int, beat_ms: int) -> None:
-        """The records are durable since `now_ms`. A clock that was set back cannot end a mark: the beat must move on."""
-        until_ms = max(now_ms, beat_ms)
+    def settle(self, entries: Sequence[Entry | None], now_ms: int, seen_ms: int) -> None:
+        """The records are durable since `now_ms`. A clock that was set back cannot end a mark.
+
+        `seen_ms` is the latest time that a turn of the loop has begun at: only a turn after it can have read the record.
+        """
+        until_ms = max(now_ms, seen_ms)
         with self._lock:
             for entry in entries:
                 if entry is None:

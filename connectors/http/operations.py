@@ -9,14 +9,17 @@ from starlette.responses import Response
 from connectors.http.bodies import answer, parse
 from connectors.http.door import Door
 from connectors.http.events import topic_of
+from connectors.http.marks import Entry
 from connectors.http.problems import Problem
 from connectors.http.roles import Role
 from connectors.http.tokens import Token
 from engine.sealing import SealingFault
+from processors.admit_event import identifiers_of
 from processors.keep_hold import HoldRecord
 from processors.run_breach import Incident
 from schemas.base import Name
 from schemas.codec import Malformed, SchemaUnknown, decode_as, schema_text
+from schemas.decode import Invalid, decode_event
 from schemas.events import BY_TYPE
 from schemas.routed import Envelope
 from schemas.topics import QuarantineEntry
@@ -142,6 +145,16 @@ def _original(door: Door, entry: QuarantineEntry) -> Envelope:
     raise fault
 
 
+def _marks(door: Door, envelope: Envelope) -> list[Entry | None]:
+    try:
+        event = decode_event(envelope.type, envelope.content_type, envelope.data)
+        settings = door.service.settings(envelope.controller)
+        refs = door.refs(envelope.controller, ((i.kind, i.value) for i in identifiers_of(event)), settings)
+    except (Invalid, Problem):
+        return []  # it will be refused again
+    return door.marks.add(envelope.type, event, refs)
+
+
 async def post_retry(door: Door, request: Request) -> Response:
     """Send one entry in again, by intake, as the event it was: whoever has taken effect already ignores it."""
     token = door.caller(request, RETRY)
@@ -166,7 +179,9 @@ async def post_retry(door: Door, request: Request) -> Response:
         if envelope.type not in BY_TYPE:
             raise Problem("not-retryable")  # a message between tasks: only its event could make it again
         topic = topic_of(envelope.type)
-        door.publish([(topic, envelope.id, msgspec.structs.replace(envelope, refs=()))])
+        # As at the first sending: a withdrawal denies from now on, not once it is folded.
+        marks = _marks(door, envelope)
+        door.publish([(topic, envelope.id, msgspec.structs.replace(envelope, refs=()))], marks)
         return topic
 
     return answer({"accepted": 1, "topic": await door.run(retry)}, 202)

@@ -7,6 +7,7 @@ import msgspec
 from processors.keep_consent import KeepConsent
 from processors.permissions import (
     ALWAYS_MS,
+    ANY,
     CELLS_FOR_DENIALS,
     CELLS_MAX,
     EVIDENCE_MAX,
@@ -15,6 +16,8 @@ from processors.permissions import (
     ConsentEvidence,
     Permissions,
     remember,
+    resolve,
+    row_key,
 )
 from processors.terms import SEEN_MS
 from tests.drivers import Driver
@@ -54,8 +57,15 @@ def test_denials_are_bounded_too() -> None:
     many = {"channels": [f"d{n}" for n in range(8)], "purposes": [f"q{n}" for n in range(CELLS_FOR_DENIALS // 8)]}
     driver.send("A", "consent.refused", {**DATA, **many}, at=20)
     assert not driver.refusals
+    before = len(driver.get("A", Permissions).cells)
     driver.send("A", "consent.refused", {**DATA, "purposes": ["one more"]}, at=20)
-    assert [refusal.code for refusal in driver.refusals] == ["too-many-cells"]
+    assert not driver.refusals, "a denial is never lost for want of room"
+    known = driver.get("A", Permissions)
+    assert len(known.cells) == before + 1
+    assert known.cells[row_key(ANY, ANY, ANY)].status == "refused", "it denies everything instead"
+    assert resolve(known, "p0", "voice", "*").status == "refused"
+    driver.send("A", "consent.refused", {**DATA, "purposes": ["yet another"]}, at=30)
+    assert len(driver.get("A", Permissions).cells) == before + 1
 
 
 def test_evidence_rests_sealed_and_opens_to_what_was_sent() -> None:

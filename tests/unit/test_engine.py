@@ -10,6 +10,7 @@ from engine.context import TaskPlan
 from engine.filering import FileRing
 from engine.layout import state_prefix
 from engine.loop import PIPELINE_TURNS, RECORDS_PER_TASK_MAX
+from engine.partition import FAULT_WAIT_MS
 from engine.runtime import Output
 from processors.kernel import Alarm, Audit, Delete, Effect, Emit, Incurious, Mint, Put, Refuse, Sealed, Shred, State, Wake
 from schemas.base import Record
@@ -244,3 +245,32 @@ def test_the_beat_advances_under_steady_load_and_never_past_what_is_folded(tmp_p
         published = {f"steady{k}" for k in range(n + 1) if made.now_ms - 100 * (n - k) < beat}
         assert published <= folded
     assert made.loop.beat_ms > made.now_ms - 100 * (PIPELINE_TURNS + 1)
+
+
+def test_an_alarm_whose_processor_fails_rings_again_and_names_nobody(tmp_path: Path, ring: FileRing) -> None:
+    rang: list[int] = []
+
+    def wake(view: Any, alarm: Alarm, now: Any) -> Iterator[Effect]:
+        rang.append(now.now_ms)
+        yield Audit("rang", now.controller)
+        if len(rang) < 3:
+            raise ValueError(view.owner)
+
+    made = deployment(tmp_path, ring, Scripted("timer", lambda v, e, at: iter([Wake("clock", at.receipt_ms)]), wake))
+    made.publish("consent.given", CONSENT)
+    made.settle(FAULT_WAIT_MS - 1)
+    assert len(rang) == 1
+    made.settle(1)
+    made.settle(FAULT_WAIT_MS)
+    made.settle(10 * FAULT_WAIT_MS)
+    assert len(rang) == 3 and len(made.audit("rang")) == 1
+    assert made.ref(CUSTOMER) not in str(list(made.rows("quarantine")))
+
+
+def test_what_a_door_resolved_stands_whatever_the_settings_are_when_it_is_folded(tmp_path: Path, ring: FileRing) -> None:
+    made = Deployment(tmp_path, ring=ring)
+    german = made.ref("+49301234567")
+    named = {"identifiers": [{"kind": "tel", "value": "030 1234567"}], "purposes": ["*"], "method": "web"}
+    made.publish("controller.configured", {"default_region": "AT", "employee_basis": "contract"})
+    made.publish("consent.withdrawn", named, refs=(german,))
+    assert [row.subject_ref for row in made.latest("consent.state").values()] == [german]

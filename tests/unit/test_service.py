@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from engine.keyring import RingMissing
-from engine.runtime import FolderInUse, Output
+from engine.runtime import CommitLost, FolderInUse, Output
 from engine.sealing import raw_key_id
 from engine.service import Limits, Service
 from processors.permissions import Permissions
@@ -189,3 +189,69 @@ def test_quarantined_originals_go_with_their_days_key(service: Service, clock: C
 def test_the_ring_and_the_folder_are_private(service: Service, tmp_path: Path) -> None:
     assert os.stat(tmp_path / "data.ring").st_mode & 0o777 == 0o600
     assert os.stat(tmp_path / "data").st_mode & 0o777 == 0o700
+
+
+def test_what_is_published_while_raw_records_go_is_never_lost(
+    service: Service, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delete = service.retention.delete_before
+
+    def meanwhile(topics: Any, cutoff: int) -> int:
+        clock.now_ms += 5
+        consent(service, 1)
+        return delete(topics, cutoff)
+
+    monkeypatch.setattr(service.retention, "delete_before", meanwhile)
+    consent(service)
+    service.settle()
+    clock.now_ms += 2 * HOUR_MS
+    service.retain_raw(at_once=True)
+    service.settle()
+    found = permissions(service)
+    assert found is not None and found.epoch == 2
+    assert list(service.topic("quarantine")) == []
+
+
+def test_what_lands_while_topics_are_looked_at_keeps_its_key(
+    service: Service, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = service.secrets.seal_raw("consents", b"on its way", clock())
+    service._publishing[0] = clock()
+    clock.now_ms += 2 * HOUR_MS
+    look = service.retention.oldest_ts_ms
+
+    def meanwhile(topic: str) -> int | None:
+        seen = look(topic)
+        service._publishing.pop(0, None)  # durable now, but the topic was looked at before
+        return seen
+
+    monkeypatch.setattr(service.retention, "oldest_ts_ms", meanwhile)
+    service.retain_raw(at_once=True)
+    assert service.ring.raw_key_by_id(raw_key_id(token)) is not None
+
+
+def test_a_clock_set_back_destroys_no_key_that_is_needed(service: Service, clock: Clock) -> None:
+    clock.now_ms += HOUR_MS
+    consent(service)
+    clock.now_ms -= HOUR_MS
+    service.retain_raw(at_once=True)  # closes the key at a time before its record
+    service.settle()
+    assert permissions(service) is not None
+
+
+def test_one_failed_round_of_maintenance_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = Service.open(tmp_path / "data", limits=Limits(maintenance_secs=0.01))
+    rounds: list[int] = []
+
+    def fails(**_: Any) -> None:
+        rounds.append(1)
+        raise CommitLost
+
+    monkeypatch.setattr(service, "maintain", fails)
+    service.start()
+    until = monotonic() + 10
+    while len(rounds) < 3 and monotonic() < until:
+        sleep(0.005)
+    assert len(rounds) >= 3 and service.failed is None
+    assert service.shared.counts["maintenance_failed",] >= 2
+    service.stop()
