@@ -90,6 +90,8 @@ def problem(event: EventData, time_ms: int, receipt_ms: int) -> Refuse | None:
     """What is wrong with an event besides its shape and its identifiers, or None. The door asks the same question."""
     if time_ms > receipt_ms + FUTURE_MS_MAX:
         return Refuse("time-ahead", "time")
+    if isinstance(event, SuppressionChanged) and event.expires and event.expires.timestamp() * 1000 <= time_ms:
+        return Refuse("expired-already", "expires")  # an addition never takes a standing suppression away
     if isinstance(event, NOT_YET):
         return Refuse("not-supported-yet", "type")
     if isinstance(event, RequestOpened) and event.right not in RIGHTS:

@@ -11,6 +11,7 @@ import msgspec
 
 NAMESPACE = "consentinel.v1"
 TEXT_CHARS_MAX = 65_536  # one spoken line or note; a longer one is split by its publisher
+NAME_PATTERN = r"^(?!\s)[^\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]+(?<!\s)$"
 NAME_CHARS_MAX = 256  # ids, purposes, tags: they become keys, and a key is bounded
 LIST_ITEMS_MAX = 1_000  # entries of a list in one event: an event is at most 1 MiB
 
@@ -35,8 +36,9 @@ def sealed(category: str) -> msgspec.Meta:
     return msgspec.Meta(extra={"label": Label(category, sealed=True)})
 
 
-# Names become keys of topics and of state, so they are bounded and hold no control character.
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=NAME_CHARS_MAX, pattern=r"^[^\x00-\x1f\x7f]+$")]
+# Names become keys of topics and of state, so they are bounded, and hold no control character and nothing that is not seen: two
+# names that look alike are alike.
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=NAME_CHARS_MAX, pattern=NAME_PATTERN)]
 Text = Annotated[str, msgspec.Meta(max_length=TEXT_CHARS_MAX)]
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 Names = Annotated[tuple[Name, ...], msgspec.Meta(max_length=LIST_ITEMS_MAX)]

@@ -81,7 +81,7 @@ def _from_json(cls: type[EventData], data: bytes) -> EventData:
     except (msgspec.DecodeError, UnicodeDecodeError):
         fault = Invalid("not-json")
     else:
-        pointer = _ambiguous(data)
+        pointer = ambiguous(data)
         if pointer is None:
             pointer = _unencodable(record)
         if pointer is None:
@@ -138,7 +138,7 @@ class _Doubled(dict[str, Any]):
     """An object of which one key came twice: two readers could take two different values from it."""
 
 
-def _ambiguous(data: bytes) -> str | None:
+def ambiguous(data: bytes) -> str | None:
     """Point to an object that names a key twice; None: there is none.
 
     Call it for what has fitted its class only: that is shallow, and its whole numbers are not read here.

@@ -96,9 +96,11 @@ def _email(value: str) -> str:
         value = value[7:].partition("?")[0].strip()
     folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", value).casefold())
     local, at, domain = folded.partition("@")
-    if not (at and local.strip() and domain.strip()) or "@" in domain:
+    # What looks like the same address to a person must not become another person: no display form, no blank, nothing unseen.
+    strange = any(c in '<>",;' or c.isspace() or unicodedata.category(c) in ("Cc", "Cf") for c in folded)
+    if strange or not (at and local and domain.strip(".")) or "@" in domain:
         raise NotAnIdentifier("address-not-possible")
-    return folded
+    return folded.rstrip(".")  # the root of the DNS, which some write
 
 
 def _ip(value: str) -> str:

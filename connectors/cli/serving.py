@@ -76,6 +76,8 @@ def _tokens(data: Path, file: Path | None) -> TokenStore:
         raise Unanswered(str(fault)) from None
     if file is not None:
         if not _holds_valid(store, file):
+            if _holds_something_else(file):
+                raise BadUsage("the token file exists and holds no token: name another one")
             write_private(file, _administrator(store) + "\n")
         return store
     secret = store.first_token()
@@ -86,6 +88,15 @@ def _tokens(data: Path, file: Path | None) -> TokenStore:
         diagnose("The administrator's token, shown this once:")
         print(secret, flush=True)
     return store
+
+
+def _holds_something_else(file: Path) -> bool:
+    """Whether `file` is somebody's: it is there, not empty, and does not begin as a token does."""
+    try:
+        found = file.read_bytes()
+    except OSError:
+        return False
+    return bool(found.strip()) and not found.startswith(b"cst_")
 
 
 def _holds_valid(store: TokenStore, file: Path) -> bool:

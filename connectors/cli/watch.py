@@ -160,6 +160,8 @@ def token_create(
     out: Annotated[Path | None, typer.Option("--out", help="Write it to this file (0600) instead of printing it.")] = None,
 ) -> None:  # fmt: skip
     """Make a token. It is told once: the service keeps only its hash."""
+    if out is not None and out.exists():
+        raise BadUsage("the file for the token exists already: name another one")
     body: dict[str, Any] = {"name": name, "roles": role, "controllers": controller}
     answer = session.door().post("/v1/tokens", body | ({"targets": target} if target else {}))
     if out is not None:

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from connectors.http.problems import Problem
+from schemas.decode import ambiguous
 
 BODY_BYTES_MAX = 8 << 20  # contract, section 2
 EVENT_BYTES_MAX = 1 << 20  # contract, section 2
@@ -79,7 +80,11 @@ def parse(body: bytes, kind: type[T]) -> T:
     """A call's JSON body as `kind`. Raises `Problem` (400) that names the field."""
     try:
         body.decode()  # msgspec skips what it does not read, and what it skips may be no UTF-8
-        return msgspec.json.decode(body, type=kind)
+        found = msgspec.json.decode(body, type=kind)
+        doubled = ambiguous(body)
+        if doubled is None:
+            return found
+        fault = Problem("wrong-field", doubled)  # which of the two was meant, nobody knows
     except msgspec.ValidationError as error:
         fault = fault_of(str(error))
     except RecursionError:

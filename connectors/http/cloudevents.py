@@ -20,6 +20,7 @@ BATCH, STRUCTURED = "application/cloudevents-batch", "application/cloudevents"
 JSON, AVRO = "application/json", "application/avro"
 SOURCE_CHARS_MAX = 2_048  # a URI reference; some publishers put a whole path there
 PRINTED = r"^[^\x00-\x1f\x7f]+$"
+EVENTS_MAX = 10_000  # of one batch: what is wrong with each is answered, and answers take memory too
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 ATTRIBUTES = frozenset({
     "id", "source", "type", "specversion", "controller", "time", "datacontenttype", "data", "data_base64",
@@ -91,6 +92,8 @@ def _check_text(body: bytes) -> None:
 
 def _batch(body: bytes) -> list[Incoming | Problem]:
     _check_text(body)
+    if body.count(b"{") > EVENTS_MAX and len(_elements(body)) > EVENTS_MAX:
+        raise Problem("too-many-items")
     try:
         return [_incoming(event) for event in _MANY.decode(body)]
     except msgspec.ValidationError:
@@ -99,19 +102,29 @@ def _batch(body: bytes) -> list[Incoming | Problem]:
         raise Problem("too-deep") from None
     except msgspec.DecodeError:
         raise Problem("not-json") from None
+    items = _elements(body)
+    if len(items) > EVENTS_MAX:
+        raise Problem("too-many-items")
     found: list[Incoming | Problem] = []
-    try:
-        items = _RAW.decode(body)
-    except msgspec.ValidationError:
-        items = None
-    if items is None:
-        raise Problem("wrong-field")  # a batch is an array
     for item in items:
         try:
             found.append(_structured(bytes(item)))
         except Problem as problem:
             found.append(problem)
     return found
+
+
+def _elements(body: bytes) -> list[msgspec.Raw]:
+    """The events of a batch as they stand, unread. The first decoder stops at what is wrong first, so all can be wrong here."""
+    try:
+        return _RAW.decode(body)
+    except msgspec.ValidationError:
+        fault = Problem("wrong-field")  # a batch is an array
+    except RecursionError:
+        fault = Problem("too-deep")
+    except msgspec.DecodeError:
+        fault = Problem("not-json")
+    raise fault
 
 
 def _structured(data: bytes) -> Incoming:
@@ -184,7 +197,7 @@ def _binary(content_type: str, headers: Mapping[str, str], body: bytes) -> Incom
     if media is None:
         raise Problem("unsupported-content-type", "content-type")
     try:
-        event = msgspec.convert(attributes, Event, strict=False)
+        event = msgspec.convert(attributes, Event)
     except msgspec.ValidationError as error:
         fault = _fault(str(error))
     else:

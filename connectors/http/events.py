@@ -20,10 +20,13 @@ from connectors.http.door import POLL_SECS, Door, Sendable
 from connectors.http.marks import Entry
 from connectors.http.problems import Problem
 from connectors.http.tokens import Token
+from engine.layout import key_bytes
 from processors.admit_event import problem, refs_of, unfit
+from processors.run_breach import Incident
+from processors.run_request import RequestCase
 from schemas.base import EventData
 from schemas.decode import Invalid, decode_event
-from schemas.events import ErasureAcknowledged, Identifier
+from schemas.events import BreachEvent, ErasureAcknowledged, Identifier, RequestOpened
 from schemas.identifiers import NotAnIdentifier, normalise
 from schemas.routed import Envelope
 from schemas.topics import ControllerState
@@ -121,6 +124,8 @@ class Admission:
         refusal = unfit(event, type_, refs)
         if refusal is not None:
             raise Problem(refusal.code, refusal.field)
+        if _taken(self._door, event, controller):
+            raise Problem("id-taken", "/incident_id" if isinstance(event, BreachEvent) else "/request_id")
         topic = topic_of(type_)
         self.good.append((topic, key_of(event, incoming.id, topic), Envelope(
             id=incoming.id, source=incoming.source, type=type_, controller=controller, time_ms=time_ms,
@@ -141,6 +146,17 @@ class Admission:
         """Take back what was not published."""
         self._door.marks.withdraw(self.marks)
         self.good, self.marks = [], []
+
+
+def _taken(door: Door, event: EventData, controller: str) -> bool:
+    """Whether the case of this id is another controller's: better said now than found in quarantine."""
+    if isinstance(event, RequestOpened):
+        request = door.service.record("case", key_bytes(("request", event.request_id)).decode(), RequestCase)
+        return request is not None and request.controller != controller
+    if isinstance(event, BreachEvent):
+        incident = door.service.record("case", key_bytes(("incident", event.incident_id)).decode(), Incident)
+        return incident is not None and incident.controller != controller
+    return False
 
 
 def _place(event: EventData, settings: ControllerState) -> str | None:

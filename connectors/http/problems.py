@@ -52,6 +52,7 @@ PROBLEMS: dict[str, ProblemType] = {
     **_types(
         409,
         name_taken=("Name taken", "Every token has a name of its own: it is the actor of what it sends."),
+        id_taken=("Id taken", "Another controller has a request or an incident of this id."),
         not_retryable=("Cannot be retried", "The entry is no event from outside, or cannot be read."),
     ),
     **_types(410, gone=("Gone", "Its key was destroyed.")),
@@ -71,6 +72,7 @@ PROBLEMS: dict[str, ProblemType] = {
         number_needs_region=("National number without a region", "Use E.164, or configure the controller's default region."),
         address_not_possible=("Not an address", "No address of this form can exist."),
         identifier_empty=("Empty identifier", "An identifier is more than space."),
+        expired_already=("Expired already", "A suppression that has expired adds nothing."),
         wildcard_grant=("Consent to everything", "`*` as a purpose can refuse or withdraw, never grant."),
         never_a_subject=("Nobody", "Every identifier is the controller's own, which is never a subject."),
         unusable=("Cannot be used", "The event is well formed but means nothing here."),
