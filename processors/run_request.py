@@ -30,7 +30,6 @@ from schemas.topics import IdentifierStatus, RequestClock, RequestStatus, Target
 
 CLAIMS = "request"  # data-key scope of what the person told us; shredded at the final state
 OVERDUE = "due"
-OPEN_STATES = ("received", "identity_pending", "in_progress", "paused", "extended")
 FINAL_STATES = ("fulfilled", "refused", "withdrawn", "expired")
 BEFORE_ORDER = ("identity_pending", "in_progress", "paused", "extended")
 

@@ -65,7 +65,7 @@ def run(args: list[str] | None = None) -> int:
     """Run the program on `args` (else the command line's); returns its exit code."""
     try:
         code = app(args, prog_name="consentinel", standalone_mode=False)
-    except typer.Exit as done:  # pragma: no cover -- typer gives the code back, older ones raise
+    except typer.Exit as done:  # some versions of typer give the code back, others raise
         return int(done.exit_code)
     except (typer.Abort, KeyboardInterrupt):
         return 2

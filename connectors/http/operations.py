@@ -1,6 +1,8 @@
 """What an operator and an auditor look at: holds, incidents, quarantine, lag, schemas, raw retention, tokens."""
 
-from typing import Annotated, Any
+from collections import Counter
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from starlette.requests import Request
@@ -34,6 +36,9 @@ PLACE_MAX = 1 << 44  # offsets of the log (`engine/embedded/layout.py`)
 TOPIC = "quarantine"
 
 
+C = TypeVar("C", HoldRecord, Incident)
+
+
 class NewToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A token to make. `controllers` and `targets` may be `*`."""
 
@@ -56,48 +61,44 @@ def _sees(token: Token, wanted: str | None, controller: str) -> bool:
 
 async def get_holds(door: Door, request: Request) -> Response:
     """List legal holds."""
-    token = door.caller(request, HOLDS)
-    wanted = _controller(door, token, request)
 
-    def look() -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = []
-        counts: dict[str, int] = {}
-        for _, hold in door.service.owners("case", '["hold",', HoldRecord, SCANNED_MAX):
-            if _sees(token, wanted, hold.controller):
-                row = msgspec.structs.asdict(hold)
-                row["people"] = len(row.pop("refs"))
-                rows.append(row)
-                counts[hold.controller] = counts.get(hold.controller, 0) + 1
-        door.accessed(token, "view", counts)
-        return rows
+    def row(hold: HoldRecord) -> dict[str, Any]:
+        shown = msgspec.structs.asdict(hold)
+        shown["people"] = len(shown.pop("refs"))
+        return shown
 
-    rows = await door.run(look)
-    return answer({"holds": rows[:LISTED_MAX], "truncated": len(rows) > LISTED_MAX})
+    return await _cases(door, request, HOLDS, "holds", '["hold",', HoldRecord, row)
 
 
 async def get_breaches(door: Door, request: Request) -> Response:
     """List incidents with their clocks."""
-    token = door.caller(request, BREACHES)
+    now_ms = door.service.clock()
+
+    def row(case: Incident) -> dict[str, Any]:
+        return {
+            "incident_id": case.incident_id, "controller": case.controller, "role": case.role, "risk": case.risk,
+            "categories": case.categories, "detected_ms": case.detected_ms, "aware_ms": case.aware_ms,
+            "due_ms": case.due_ms, "headroom_ms": case.due_ms - now_ms, "stopped": case.stopped,
+            "level": case.told_level, "affected": case.affected, "notified": case.notified, "closed_ms": case.closed_ms,
+        }  # fmt: skip
+
+    return await _cases(door, request, BREACHES, "breaches", '["incident",', Incident, row)
+
+
+async def _cases(
+    door: Door, request: Request, call: str, name: str, prefix: str, kind: type[C], row: Callable[[C], dict[str, Any]]
+) -> Response:
+    """List the cases of one kind that the caller may see; that they were seen is on record before the answer leaves."""
+    token = door.caller(request, call)
     wanted = _controller(door, token, request)
 
     def look() -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = []
-        counts: dict[str, int] = {}
-        now_ms = door.service.clock()
-        for _, case in door.service.owners("case", '["incident",', Incident, SCANNED_MAX):
-            if _sees(token, wanted, case.controller):
-                rows.append({
-                    "incident_id": case.incident_id, "controller": case.controller, "role": case.role, "risk": case.risk,
-                    "categories": case.categories, "detected_ms": case.detected_ms, "aware_ms": case.aware_ms,
-                    "due_ms": case.due_ms, "headroom_ms": case.due_ms - now_ms, "stopped": case.stopped,
-                    "level": case.told_level, "affected": case.affected, "notified": case.notified, "closed_ms": case.closed_ms,
-                })  # fmt: skip
-                counts[case.controller] = counts.get(case.controller, 0) + 1
-        door.accessed(token, "view", counts)
-        return rows
+        cases = [c for _, c in door.service.owners("case", prefix, kind, SCANNED_MAX) if _sees(token, wanted, c.controller)]
+        door.accessed(token, "view", Counter(c.controller for c in cases))
+        return [row(c) for c in cases]
 
     rows = await door.run(look)
-    return answer({"breaches": rows[:LISTED_MAX], "truncated": len(rows) > LISTED_MAX})
+    return answer({name: rows[:LISTED_MAX], "truncated": len(rows) > LISTED_MAX})
 
 
 async def get_quarantine(door: Door, request: Request) -> Response:

@@ -16,7 +16,6 @@ from schemas.labels import labels_of
 from schemas.topics import ProtectedConversation
 
 CALL = "POST /v1/open"
-TASK = "subject"
 ITEMS_MAX = 1_000  # half a second of work
 MASK = "***"
 UNREADABLE = "unreadable"

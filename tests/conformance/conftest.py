@@ -71,7 +71,7 @@ class EmbeddedFactory:
         runtime.store._verdict = mended
 
     def take_away(self, runtime, task, partition):
-        raise NotImplementedError
+        raise AssertionError("it owns everything for as long as it is open: see `reassigns`")
 
     def shut(self):
         for runtime in self.opened:

@@ -116,5 +116,5 @@ def test_everything_is_there_after_a_restart(runtime_factory, filled, specs):
 
 
 def test_close_twice_is_one_close(runtime):
-    runtime.close()
-    runtime.close()
+    assert runtime.close() is None
+    assert runtime.close() is None
