@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from engine.layout import state_prefix
 from engine.secrets import Secrets
 from engine.topology import Topology
 from processors.kernel import Processor
@@ -43,19 +44,30 @@ class Shared:
         """The controller's settings in force; the defaults when it was never configured."""
         return self.settings.get(controller) or ControllerState(controller=controller)
 
+    def version_of(self, controller: str) -> int:
+        """The version of the controller's settings in force."""
+        found = self.settings.get(controller)
+        return 0 if found is None else found.version
+
 
 class Moment:
-    """What a fold or a wake is told besides the state (`processors.kernel.Receipt` and `Instant`)."""
+    """What a fold or a wake is told besides the state (`processors.kernel.Receipt` and `Instant`).
+
+    `prefix` is where the owner's state stands, for the engine.
+    """
 
     __slots__ = (
-        "_shared", "controller", "effective_ms", "envelope", "event_id", "now_ms", "owner", "place", "receipt_ms", "time_ms",
+        "_shared", "controller", "effective_ms", "envelope", "event_id", "now_ms", "owner", "place", "prefix",
+        "receipt_ms", "time_ms",
     )  # fmt: skip
 
     def __init__(self, shared: Shared, owner: str, envelope: Envelope, place: tuple[str, int, int], now_ms: int) -> None:
         self._shared, self.place = shared, place
         self.owner, self.envelope, self.now_ms = owner, envelope, now_ms
-        self.controller, self.time_ms, self.receipt_ms = envelope.controller, envelope.time_ms, envelope.receipt_ms
-        self.effective_ms = min(envelope.time_ms, envelope.receipt_ms)
+        self.prefix = state_prefix(owner)
+        self.controller = envelope.controller
+        self.time_ms, self.receipt_ms = time_ms, receipt_ms = envelope.time_ms, envelope.receipt_ms
+        self.effective_ms = time_ms if time_ms < receipt_ms else receipt_ms
         self.event_id = sha256(f"{envelope.source}\0{envelope.id}".encode()).hexdigest()[:24]
 
     def settings(self, controller: str) -> ControllerState:

@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from engine.context import Moment, Shared, TaskPlan
-from engine.layout import FRONTIER, alarm_key, data_key, due_key, key_bytes, state_key
+from engine.layout import FRONTIER, alarm_key, data_key, due_key, key_bytes, key_in
 from engine.merkle import Frontier
 from engine.overlay import Overlay
 from engine.runtime import Output
@@ -17,19 +17,13 @@ from schemas.codec import decode_as, encode, fingerprint
 from schemas.routed import ROUTED, Envelope
 from schemas.topics import AuditEntry, QuarantineEntry, WrappedKey
 
+SUBJECTS_MAX = 20_000  # as many owners' audit names in memory as there are records of theirs: some 3 MB
 SEALERS_MAX = 4_096  # data keys of one partition kept open; a live call uses its own again and again
 ROUTED_BY_NAME = {cls.SCHEMA: cls for cls in ROUTED}
 ALARM_VALUE = msgspec.msgpack.Decoder(tuple[int, str])
 AUDIT_TOPIC: Final = "audit.entries"
 QUARANTINE: Final = "quarantine"
 ALARM: Final = "alarm"  # type of the envelope in which an alarm reaches its processor
-
-
-class Mark(msgspec.Struct, frozen=True):
-    """How far a turn was when a processor began: what `undo` goes back to."""
-
-    outputs: int
-    entries: int
 
 
 class Effects:
@@ -41,29 +35,38 @@ class Effects:
         self.alarms_due_ms: int | None = 0  # the next due time, as far as is known; 0: look
         self._shared, self._plan, self._overlay = shared, plan, overlay
         self._entries: list[bytes] = []
-        self._began = Mark(0, 0)
+        self._began = (0, 0)  # how many outputs and entries there were when the processor at work began
         self._frontier: Frontier | None = None
         self._sealers: dict[tuple[str, str], DataKey] = {}
-        self._apply: dict[type, Callable[[Any, str, Moment, Processor], None]] = {
+        self._raw_seals: dict[str, Callable[[bytes], bytes]] = {}  # by topic, for this turn
+        self._origin_key = self.origin.encode()
+        # Subject of an owner's entries. It goes with the nonce, and with every turn or fold that is taken back.
+        self._subjects: dict[str, str] = {}
+        self.handlers: dict[type, Callable[[Any, Moment, Processor], None]] = {
             Put: self._put, Delete: self._delete, Emit: self._emit, Forward: self._forward, Wake: self._wake,
             Mint: self._mint, Shred: self._shred, Audit: self.audit,
         }  # fmt: skip
 
-    def apply(self, effect: Effect, owner: str, at: Moment, processor: Processor) -> None:
-        """Apply one effect of `processor` on `owner`."""
-        self._apply[type(effect)](effect, owner, at, processor)
+    def apply(self, effect: Effect, at: Moment, processor: Processor) -> None:
+        """Apply one effect of `processor` on the owner whose moment it is."""
+        self.handlers[type(effect)](effect, at, processor)
 
-    def mark(self) -> Mark:
+    def mark(self) -> None:
         """Begin one processor's effects."""
         self._overlay.mark()
-        self._began = Mark(len(self.outputs), len(self._entries))
-        return self._began
+        self._began = (len(self.outputs), len(self._entries))
 
-    def undo(self, mark: Mark) -> None:
+    def undo(self) -> None:
         """Take back everything since `mark`."""
         self._overlay.undo()
         self._sealers.clear()
-        del self.outputs[mark.outputs :], self._entries[mark.entries :]
+        self._subjects.clear()
+        outputs, entries = self._began
+        del self.outputs[outputs:], self._entries[entries:]
+
+    def named(self, owner: str) -> bool:
+        """Whether the subject of the owner's entries is at hand, and its nonce need not be read."""
+        return owner in self._subjects
 
     def seal_tree(self) -> None:
         """Write the frontier over the turn's entries to the overlay: with the entries it commits or not at all."""
@@ -76,6 +79,7 @@ class Effects:
     def committed(self) -> None:
         """The turn is durable."""
         self.outputs, self._entries = [], []
+        self._raw_seals.clear()
 
     def forget(self) -> None:
         """The turn is lost: everything is read again from the store, and no key of it stays."""
@@ -83,6 +87,8 @@ class Effects:
         self.alarms_due_ms = 0
         self._frontier = None
         self._sealers.clear()
+        self._subjects.clear()
+        self._raw_seals.clear()
 
     def data_key(self, owner: str, scope: str) -> DataKey | None:
         """The living data key of (owner, scope)."""
@@ -107,39 +113,43 @@ class Effects:
         self.outputs.append(Output(QUARANTINE, topic.encode(), encode(entry)))
         self._shared.count("quarantined", code)
 
-    def audit(self, effect: Audit, owner: str, at: Moment, processor: Processor) -> None:
+    def audit(self, effect: Audit, at: Moment, processor: Processor) -> None:
         """Append an audit entry to the partition's tree and topic."""
+        controller, envelope, shared = effect.controller, at.envelope, self._shared
+        subject = (self._subjects.get(at.owner) or self._subject(at)) if effect.named else ""
         entry = AuditEntry(
             origin=self.origin, index=self._tree().size + len(self._entries), at_ms=at.receipt_ms, kind=effect.kind,
-            controller=effect.controller, subject=self._subject(owner) if effect.named else "",
-            actor=at.actor_hash(effect.controller, at.envelope.actor),
-            event="" if at.envelope.type == ALARM else at.event_id,  # an alarm's id tells of its owner
-            settings_version=self._shared.settings_of(effect.controller).version, facts=effect.facts,
+            controller=controller, subject=subject,
+            actor=shared.secrets.actor(controller, envelope.actor) if envelope.actor else "",
+            event="" if envelope.type == ALARM else at.event_id,  # an alarm's id tells of its owner
+            settings_version=shared.version_of(controller), facts=effect.facts,
         )  # fmt: skip
         data = encode(entry)
         self._entries.append(data)
-        self.outputs.append(Output(AUDIT_TOPIC, self.origin.encode(), data))
+        self.outputs.append(Output(AUDIT_TOPIC, self._origin_key, data))
 
-    def _put(self, effect: Put, owner: str, at: Moment, processor: Processor) -> None:
+    def _put(self, effect: Put, at: Moment, processor: Processor) -> None:
         record = effect.record
         if record.SEALED:
             plain = {a: f for a, f in record.SEALED.items() if type(getattr(record, a)) is str}
             if plain:
-                key = None if effect.scope is None else self.data_key(owner, effect.scope)
+                key = None if effect.scope is None else self.data_key(at.owner, effect.scope)
                 assert key is not None and record.SEALED_IN is not None, "a sealed field needs a minted key"
                 schema_id, seal = fingerprint(record.SEALED_IN), self._shared.secrets.seal_field
                 tokens = {a: seal(key, getattr(record, a), f, schema_id) for a, f in plain.items()}
                 record = msgspec.structs.replace(record, **tokens)
-        self._overlay.set(state_key(owner, record.KIND, effect.parts), record)
+        self._overlay.put(key_in(at.prefix, record.KIND, effect.parts), record)
 
-    def _delete(self, effect: Delete, owner: str, at: Moment, processor: Processor) -> None:
-        self._overlay.set(state_key(owner, effect.kind.KIND, effect.parts), None)
+    def _delete(self, effect: Delete, at: Moment, processor: Processor) -> None:
+        if effect.kind is Nonce:
+            self._subjects.pop(at.owner, None)
+        self._overlay.put(key_in(at.prefix, effect.kind.KIND, effect.parts), None)
 
-    def _emit(self, effect: Emit, owner: str, at: Moment, processor: Processor) -> None:
+    def _emit(self, effect: Emit, at: Moment, processor: Processor) -> None:
         topic, key, value = effect.topic, key_bytes(effect.key), effect.value
         if value is None:
             # Every tombstone names the audit entry that explains it.
-            assert len(self._entries) > self._began.entries, "a tombstone needs an audit entry of the same fold"
+            assert len(self._entries) > self._began[1], "a tombstone needs an audit entry of the same fold"
             header = f"{self.origin}#{self._tree().size + len(self._entries) - 1}".encode()
             self.outputs.append(Output(topic, key, None, (("audit", header),)))
         elif topic in self._shared.enveloped:
@@ -153,17 +163,23 @@ class Effects:
         else:
             self.outputs.append(Output(topic, key, encode(value)))
 
-    def _forward(self, effect: Forward, owner: str, at: Moment, processor: Processor) -> None:
-        envelope = effect.like or at.envelope
+    def _forward(self, effect: Forward, at: Moment, processor: Processor) -> None:
+        self.forward(effect, effect.like or at.envelope, at.now_ms)
+
+    def forward(self, effect: Forward, envelope: Envelope, now_ms: int) -> None:
+        """Pass an envelope on under the effect's key and refs."""
         if envelope.refs != effect.refs:
             envelope = msgspec.structs.replace(envelope, refs=effect.refs)
-        self._send(effect.topic, key_bytes(effect.key), envelope, at.now_ms)
+        self._send(effect.topic, key_bytes(effect.key), envelope, now_ms)
 
     def _send(self, topic: str, key: bytes, envelope: Envelope, now_ms: int) -> None:
-        self.outputs.append(Output(topic, key, self._shared.secrets.seal_raw(topic, encode(envelope), now_ms)))
+        seal = self._raw_seals.get(topic)
+        if seal is None:
+            seal = self._raw_seals[topic] = self._shared.secrets.sealing(topic, now_ms)
+        self.outputs.append(Output(topic, key, seal(encode(envelope))))
 
-    def _wake(self, effect: Wake, owner: str, at: Moment, processor: Processor) -> None:
-        name = effect.of or processor.name
+    def _wake(self, effect: Wake, at: Moment, processor: Processor) -> None:
+        owner, name = at.owner, effect.of or processor.name
         key = alarm_key(owner, name, effect.name)
         standing = self._overlay.get_bytes(key)
         if standing is not None:
@@ -177,8 +193,8 @@ class Effects:
         if self.alarms_due_ms is None or effect.due_ms < self.alarms_due_ms:
             self.alarms_due_ms = effect.due_ms
 
-    def _mint(self, effect: Mint, owner: str, at: Moment, processor: Processor) -> None:
-        place = data_key(owner, effect.scope)
+    def _mint(self, effect: Mint, at: Moment, processor: Processor) -> None:
+        owner, place = at.owner, data_key(at.owner, effect.scope)
         if self._overlay.get_bytes(place) is not None:
             return
         wrapped, key = self._shared.secrets.mint(effect.controller, owner, effect.scope)
@@ -188,28 +204,32 @@ class Effects:
         if self._plan.keys_topic is not None:
             self.outputs.append(Output(self._plan.keys_topic, key_bytes((owner, effect.scope)), data))
 
-    def _shred(self, effect: Shred, owner: str, at: Moment, processor: Processor) -> None:
-        place = data_key(owner, effect.scope)
+    def _shred(self, effect: Shred, at: Moment, processor: Processor) -> None:
+        owner, place = at.owner, data_key(at.owner, effect.scope)
         self._sealers.pop((owner, effect.scope), None)
         if self._overlay.get_bytes(place) is None:
             return
         self._overlay.set(place, None)
-        self.audit(Audit("key.shredded", at.controller, named=self._plan.keys_topic is not None), owner, at, processor)
+        self.audit(Audit("key.shredded", at.controller, named=self._plan.keys_topic is not None), at, processor)
         if self._plan.keys_topic is not None:
-            self._emit(Emit(self._plan.keys_topic, (owner, effect.scope), None), owner, at, processor)
+            self._emit(Emit(self._plan.keys_topic, (owner, effect.scope), None), at, processor)
 
     def _keep(self, owner: str, scope: str, key: DataKey) -> None:
         if len(self._sealers) >= SEALERS_MAX:
             self._sealers.clear()
         self._sealers[owner, scope] = key
 
-    def _subject(self, owner: str) -> str:
-        key = state_key(owner, Nonce.KIND, ())
+    def _subject(self, at: Moment) -> str:
+        """Name the owner for its entries, as it is not yet in `_subjects`."""
+        key = key_in(at.prefix, Nonce.KIND, ())
         nonce = self._overlay.get(Nonce, key)
         if nonce is None:
             nonce = Nonce(self._shared.secrets.nonce16())
-            self._overlay.set(key, nonce)
-        return sha256(nonce.value + owner.encode()).hexdigest()
+            self._overlay.put(key, nonce)
+        if len(self._subjects) >= SUBJECTS_MAX:
+            self._subjects.clear()
+        subject = self._subjects[at.owner] = sha256(nonce.value + at.owner.encode()).hexdigest()
+        return subject
 
     def _tree(self) -> Frontier:
         if self._frontier is None:

@@ -9,12 +9,11 @@ from time import sleep
 
 from engine.audit import AuditReport, LogDamaged, LogLine, leaf_hashes, verify_log
 from engine.checkpoints import TOPIC as CHECKPOINTS
-from engine.checkpoints import frontiers, latest_notes
+from engine.deployment import Deployment
 from engine.effects import AUDIT_TOPIC
 from engine.merkle import Frontier, inclusion_proof
 from engine.notes import open_checkpoint
 from engine.proofs import write_proof
-from engine.service import Service
 from schemas.codec import Malformed, SchemaUnknown, decode_as
 from schemas.topics import AuditCheckpoint, AuditEntry
 
@@ -28,20 +27,20 @@ class NotProvable(Exception):
     """No signed checkpoint covers such an entry, or the asker may not see it."""
 
 
-def lines_of(service: Service) -> Iterator[LogLine]:
+def lines_of(service: Deployment) -> Iterator[LogLine]:
     """Every audit entry as (partition, offset, bytes)."""
     for partition, record in service.topic(AUDIT_TOPIC):
         yield partition, record.offset, record.value or b""
 
 
-def notes_of(service: Service) -> Iterator[str]:
+def notes_of(service: Deployment) -> Iterator[str]:
     """Every signed checkpoint that is still on the log."""
     for _, record in service.topic(CHECKPOINTS):
         if record.value is not None:
             yield decode_as(AuditCheckpoint, record.value).note
 
 
-def report_of(service: Service, more_notes: tuple[str, ...] = ()) -> AuditReport:
+def report_of(service: Deployment, more_notes: tuple[str, ...] = ()) -> AuditReport:
     """Recompute every tree; compare it with the frontiers, the signed checkpoints and `more_notes` that were kept outside."""
     for look in range(LOOKS_MAX):
         notes = list(notes_of(service))
@@ -54,15 +53,15 @@ def report_of(service: Service, more_notes: tuple[str, ...] = ()) -> AuditReport
     return report
 
 
-def proof_of(service: Service, origin: str, index: int, may_see: Callable[[str], bool] = lambda controller: True) -> str:
+def proof_of(service: Deployment, origin: str, index: int, may_see: Callable[[str], bool] = lambda controller: True) -> str:
     """A proof file for the entry at `index` of `origin`, under its newest checkpoint; signs one when none covers it.
 
     `may_see` is asked with the entry's controller. Raises `NotProvable`, and `LogDamaged` when the log has faults.
     """
-    note = latest_notes(service.runtime).get(origin)
+    note = service.notes().get(origin)
     if note is None or open_checkpoint(note, service.signer.vkey).size <= index:
         service.checkpoint()
-        note = latest_notes(service.runtime).get(origin)
+        note = service.notes().get(origin)
     size = 0 if note is None else open_checkpoint(note, service.signer.vkey).size
     if note is None or not 0 <= index < size:
         raise NotProvable
@@ -84,7 +83,7 @@ def proof_of(service: Service, origin: str, index: int, may_see: Callable[[str],
 class _Snapshot:
     """The log as of a moment although it grows: entries that the engine itself has added since are left out."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Deployment) -> None:
         self._service = service
         self.frontiers = self._read()
         self._later: dict[str, int] = {}
@@ -104,7 +103,7 @@ class _Snapshot:
         return entry.index < self._later.get(entry.origin, 0)
 
     def _read(self) -> dict[str, Frontier]:
-        return frontiers(self._service.runtime, self._service.loop.tasks, self._service.shared.deployment)
+        return self._service.frontiers()
 
 
 def _entry(value: bytes) -> AuditEntry | None:

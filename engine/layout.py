@@ -18,6 +18,17 @@ NUL = b"\0"
 SEPARATOR = "\0"
 
 
+class _Kinds(dict[str, bytes]):
+    """What follows an owner's prefix in the key of a record without parts, by kind."""
+
+    def __missing__(self, kind: str) -> bytes:
+        made = self[kind] = kind.encode() + NUL
+        return made
+
+
+KINDS = _Kinds()
+
+
 class DueAlarm(NamedTuple):
     """An alarm as the order of time knows it."""
 
@@ -34,9 +45,13 @@ def state_prefix(owner: str) -> bytes:
 
 def state_key(owner: str, kind: str, parts: tuple[str, ...]) -> bytes:
     """Key of one state record; every part ends with NUL, so that no key is a prefix of another's parts."""
-    if not parts:
-        return f"s{owner}\0{kind}\0".encode()
-    return f"s{owner}\0{kind}\0{SEPARATOR.join(parts)}\0".encode()  # one encoding of the whole: this is the hot path
+    return key_in(state_prefix(owner), kind, parts)
+
+
+def key_in(prefix: bytes, kind: str, parts: tuple[str, ...]) -> bytes:
+    """The same, of an owner whose `state_prefix` is at hand."""
+    key = prefix + KINDS[kind]
+    return key + f"{SEPARATOR.join(parts)}\0".encode() if parts else key
 
 
 def parts_of(key: bytes, prefix_bytes: int) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 A turn, by its numbered steps (a crash or an error between any two of them leaves nothing half-done):
 
-1. Read new controller settings from the global table `controllers`, and the clock.
+1. Let ownership change, read new controller settings from the global table `controllers`, and the clock.
 2. Poll each task's owned input partitions.
 3. Fold each record through its task's processors; effects go to the partition's overlay and outputs.
 4. Commit outputs, state, audit frontiers and positions: one `Commit`, atomic and durable.
@@ -50,8 +50,10 @@ def plans(topology: Topology, processors: Mapping[str, Processor]) -> list[TaskP
 class TaskLoop:
     """Runs all tasks of a topology on a runtime. One thread calls `turn`; the fields it leaves are read by others."""
 
-    def __init__(self, runtime: Runtime, tasks: list[TaskPlan], shared: Shared, clock: Clock) -> None:
-        self.runtime, self.shared, self.clock = runtime, shared, clock
+    def __init__(
+        self, runtime: Runtime, tasks: list[TaskPlan], shared: Shared, clock: Clock, records_max: int = RECORDS_PER_TASK_MAX
+    ) -> None:
+        self.runtime, self.shared, self.clock, self.records_max = runtime, shared, clock, records_max
         self.tasks = tasks
         self.beat_ms = 0  # everything received up to here has been folded by every task
         self.seen_ms = 0  # the latest time any turn began at: no beat of a turn under way can be later
@@ -96,15 +98,17 @@ class TaskLoop:
         }  # fmt: skip
 
     def _records(self) -> int:
-        now_ms = self.clock()  # step 1
+        for moved in self.runtime.tend():  # step 1
+            self._partitions.pop(moved, None)
+        now_ms = self.clock()
         self.seen_ms = max(self.seen_ms, now_ms)
         self._read_settings()
         batches: list[Batch] = []  # step 2
         drained = True
         for task in self.tasks:
-            polled = self.runtime.poll(task.name, RECORDS_PER_TASK_MAX)
+            polled = self.runtime.poll(task.name, self.records_max)
             batches += polled
-            drained = drained and sum(len(b.records) for b in polled) < RECORDS_PER_TASK_MAX
+            drained = drained and sum(len(b.records) for b in polled) < self.records_max
         started = perf_counter()
         touched: dict[tuple[str, int], Partition] = {}
         positions: dict[tuple[str, str, int], int] = {}

@@ -55,6 +55,7 @@ class MemoryRuntime:
         self._stores: defaultdict[tuple[str, int], _Keyed] = defaultdict(_Keyed)
         self._positions: dict[tuple[str, str, int], int] = {}
         self._cursors: dict[tuple[str, str, int], int] = {}
+        self._moved: list[tuple[str, int]] = []
         self._failures = 0
         # Counts what became visible; a task that has read everything up to a count has nothing to look for until it grows.
         self._published = 0
@@ -67,8 +68,15 @@ class MemoryRuntime:
 
     def own(self, task: str, partitions: Iterable[int]) -> None:
         """Change what this process owns, as a rebalance would; a commit that touches anything else is lost."""
-        self._owned[task] = tuple(partitions)
+        before, now = set(self._owned[task]), set(partitions)
+        self._moved += [(task, n) for n in before ^ now]
+        self._owned[task] = tuple(sorted(now))
         self._drained.clear()
+
+    def tend(self) -> Sequence[tuple[str, int]]:
+        """What `own` took away and gave since the last call."""
+        moved, self._moved = self._moved, []
+        return moved
 
     def owned(self, task: str) -> Sequence[int]:
         """The partitions of `task` that this process owns now."""

@@ -1,7 +1,8 @@
 """What a task partition's store holds once this turn is committed: committed records, a cache of them, and the turn's writes.
 
 Processors see records as objects; bytes are made once per record and turn, at the commit. Every write since `mark` can be taken
-back, so that a fold that fails leaves nothing.
+back, so that a fold that fails leaves nothing. What is known of a key is its newest value, committed or of this turn: one look-up
+tells it. A turn that is lost takes everything known with it.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,13 +10,17 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from engine.layout import KEY, STATE, parts_of, state_key
+from engine.layout import DUE, KEY, STATE, parts_of, state_key
 from engine.runtime import Runtime
 from processors.kernel import State
 
 S = TypeVar("S", bound=State)
 MISSING: Final = object()
-CACHED_MAX = 20_000  # records of one partition in memory, some 20 MB at 1 KB, a dozen partitions; past it the cache starts over
+KNOWN_MAX = 20_000  # records of one partition in memory, some 20 MB at 1 KB, a dozen partitions; past it the cache starts over
+
+# A wrapped key is known for no longer than its turn: what is shredded must not be found here by a later bug. An alarm's place in
+# the order of time is never asked for by its key.
+PASSING: Final = (KEY, DUE)
 
 _encode = msgspec.msgpack.Encoder().encode
 _decoders: dict[type[State], msgspec.msgpack.Decoder[Any]] = {}
@@ -32,15 +37,16 @@ def decode_state(kind: type[S], data: bytes) -> S:
 
 
 class Overlay:
-    """One task partition's state during a turn. Values are `State` objects under state keys, bytes under all others."""
+    """One task partition's state during a turn: `State` objects under state keys (`put`), bytes under all others (`set`)."""
 
     def __init__(self, runtime: Runtime, task: str, partition: int) -> None:
         self.task, self.partition = task, partition
+        self.known: dict[bytes, Any] = {}  # newest value of what was read or written, None: there is none; to be read only
         self._runtime = runtime
-        self._cache: dict[bytes, Any] = {}
         self._dirty: dict[bytes, Any] = {}
+        self._passing: list[bytes] = []  # keys written in this turn that are not to be known beyond it
         self._owners: dict[bytes, dict[bytes, None]] | None = None  # owner's prefix → its dirty state keys, once a fold scans
-        self._undo: list[tuple[bytes, Any]] = []
+        self._undo: list[tuple[bytes, Any, Any]] = []
 
     def mark(self) -> None:
         """Begin what `undo` would take back."""
@@ -48,47 +54,51 @@ class Overlay:
 
     def undo(self) -> None:
         """Take back every write since `mark`."""
-        for key, before in reversed(self._undo):
-            if before is MISSING:
-                self._dirty.pop(key, None)
-            else:
-                self._dirty[key] = before
+        for key, known, dirty in reversed(self._undo):
+            for table, before in ((self.known, known), (self._dirty, dirty)):
+                if before is MISSING:
+                    del table[key]
+                else:
+                    table[key] = before
         self._undo.clear()
 
-    def set(self, key: bytes, value: Any) -> None:
-        """Write `value` (None deletes)."""
-        self._undo.append((key, self._dirty.get(key, MISSING)))
-        self._dirty[key] = value
+    def put(self, key: bytes, record: State | None) -> None:
+        """Write a state record (None deletes)."""
+        self._undo.append((key, self.known.get(key, MISSING), self._dirty.get(key, MISSING)))
+        self.known[key] = self._dirty[key] = record
         if self._owners is not None:
             self._index(self._owners, key)
 
+    def set(self, key: bytes, value: bytes | None) -> None:
+        """Write what is not a state record (None deletes)."""
+        self._undo.append((key, self.known.get(key, MISSING), self._dirty.get(key, MISSING)))
+        self.known[key] = self._dirty[key] = value
+        if key[:1] in PASSING:
+            self._passing.append(key)
+
     def get_bytes(self, key: bytes) -> bytes | None:
         """What is not a state record: a wrapped key, an alarm, the frontier."""
-        value = self._dirty.get(key, MISSING)
+        value = self.known.get(key, MISSING)
         if value is MISSING:
-            value = self._cache.get(key, MISSING)
-            if value is MISSING:
-                value = self._runtime.get(self.task, self.partition, key)
-                if key[:1] != KEY:
-                    self._cache[key] = value
+            value = self._runtime.get(self.task, self.partition, key)
+            if key[:1] not in PASSING:
+                self.known[key] = value
         found: bytes | None = value
         return found
 
     def warm(self, wanted: Mapping[bytes, type[State]]) -> None:
-        """Read these state records in one go, so that single reads find them."""
-        keys = [k for k in wanted if k not in self._cache and k not in self._dirty]
-        if keys:
-            for key, data in zip(keys, self._runtime.get_many(self.task, self.partition, keys), strict=True):
-                self._cache[key] = None if data is None else decode_state(wanted[key], data)
+        """Read these state records, none of them known, in one go, so that single reads find them."""
+        if wanted:
+            read = self._runtime.get_many(self.task, self.partition, list(wanted))
+            for (key, kind), data in zip(wanted.items(), read, strict=True):
+                self.known[key] = None if data is None else decode_state(kind, data)
 
     def get(self, kind: type[S], key: bytes) -> S | None:
         """The state record at `key`."""
-        value = self._dirty.get(key, MISSING)
+        value = self.known.get(key, MISSING)
         if value is MISSING:
-            value = self._cache.get(key, MISSING)
-            if value is MISSING:
-                data = self._runtime.get(self.task, self.partition, key)
-                value = self._cache[key] = None if data is None else decode_state(kind, data)
+            data = self._runtime.get(self.task, self.partition, key)
+            value = self.known[key] = None if data is None else decode_state(kind, data)
         found: S | None = value
         return found
 
@@ -122,19 +132,20 @@ class Overlay:
         return {k: v if v is None or type(v) is bytes else _encode(v) for k, v in self._dirty.items()}
 
     def committed(self) -> None:
-        """The turn is durable: what was written is now what is known."""
-        if len(self._cache) > CACHED_MAX:
-            self._cache.clear()
-        # A wrapped key is never cached: what is shredded must not be found here by a later bug.
-        self._cache.update((k, v) for k, v in self._dirty.items() if k[:1] != KEY)
+        """The turn is durable: what was written is in the store."""
+        for key in self._passing:
+            self.known.pop(key, None)
+        if len(self.known) > KNOWN_MAX:
+            self.known.clear()
         self._reset()
 
     def forget(self) -> None:
         """The turn is lost: trust only the store."""
-        self._cache.clear()
+        self.known.clear()
         self._reset()
 
     def _reset(self) -> None:
         self._dirty.clear()
+        self._passing.clear()
         self._owners = None
         self._undo.clear()

@@ -1,7 +1,7 @@
 """One partition of one task during a turn: opens records, folds them and rings alarms, one processor at a time."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from typing import Any, TypeVar
 
@@ -10,20 +10,18 @@ import msgspec
 from engine.context import Moment, Shared, TaskPlan, withheld
 from engine.effects import ALARM, ALARM_VALUE, ROUTED_BY_NAME, Effects
 from engine.keyring import RingFault
-from engine.layout import DueAlarm, alarm_key, due_key, state_key
+from engine.layout import KINDS, DueAlarm, alarm_key, due_key, key_in
 from engine.overlay import Overlay
 from engine.runtime import LogRecord, Output, Runtime, RuntimeFault
 from engine.sealing import SealingFault
-from processors.kernel import Alarm, Audit, Effect, Processor, Refuse, State, Wake
-from schemas.base import Record
-from schemas.codec import Malformed, SchemaUnknown, decode_as, encode
-from schemas.decode import Invalid, decode_event
-from schemas.events import BY_TYPE
+from processors.kernel import Alarm, Audit, Effect, Nonce, Porter, Processor, Refuse, State, Wake
+from schemas.base import EventData, Record
+from schemas.codec import Malformed, SchemaUnknown, decode_as, encode, unpacked
+from schemas.decode import Invalid, decode_checked, decode_event, trusting
 from schemas.routed import Envelope
 
 log = logging.getLogger("consentinel.engine")
 S = TypeVar("S", bound=State)
-CHECKED = {name: msgspec.json.Decoder(cls) for name, cls in BY_TYPE.items()}
 FAULT_WAIT_MS = 60_000  # an alarm whose processor failed rings again after this
 FATAL = (RuntimeFault, RingFault, OSError, MemoryError)  # ours to stop at; anything else is a processor's bug
 
@@ -39,18 +37,20 @@ class Unusable(Exception):
 class OwnerView:
     """One owner's state as a processor sees it (`processors.kernel.View`)."""
 
-    __slots__ = ("_partition", "owner")
+    __slots__ = ("_overlay", "_partition", "_prefix", "owner")
 
-    def __init__(self, partition: "Partition", owner: str) -> None:
-        self._partition, self.owner = partition, owner
+    def __init__(self, partition: "Partition", at: Moment) -> None:
+        self._partition, self._overlay = partition, partition.overlay
+        self.owner, self._prefix = at.owner, at.prefix
 
     def get(self, kind: type[S], *parts: str) -> S | None:
         """See `processors.kernel.View`."""
-        return self._partition.overlay.get(kind, state_key(self.owner, kind.KIND, parts))
+        key = key_in(self._prefix, kind.KIND, parts) if parts else self._prefix + KINDS[kind.KIND]
+        return self._overlay.get(kind, key)
 
     def scan(self, kind: type[S], *prefix: str) -> Iterator[tuple[tuple[str, ...], S]]:
         """See `processors.kernel.View`."""
-        return self._partition.overlay.scan(kind, self.owner, prefix)
+        return self._overlay.scan(kind, self.owner, prefix)
 
     def has_key(self, scope: str) -> bool:
         """See `processors.kernel.View`."""
@@ -69,6 +69,14 @@ class Partition:
         self.overlay = Overlay(runtime, plan.name, partition)
         self.effects = Effects(shared, plan, partition, self.overlay)
         self._shared = shared
+        self._readers = dict(plan.readers)
+        for cls, readers in plan.readers.items():
+            if issubclass(cls, EventData):
+                self._readers[trusting(cls)] = readers
+        self._stateless = not any(p.STATE for p in plan.processors.values())
+        # Where a task has several processors, every event is for all of them to see.
+        alone = next(iter(plan.processors.values())) if self._stateless and len(plan.processors) == 1 else None
+        self._porter = alone if isinstance(alone, Porter) else None
 
     @property
     def outputs(self) -> list[Output]:
@@ -77,27 +85,49 @@ class Partition:
 
     def fold(self, topic: str, records: Sequence[LogRecord], now_ms: int) -> None:
         """Fold records in order. What cannot be used is quarantined; nothing stops."""
-        checked = topic in self._shared.internal
+        inside, opened = topic in self._shared.internal, self._shared.secrets.opening(topic)
+        porter = None if inside else self._porter
         ready: list[tuple[Moment, Record]] = []
         wanted: dict[bytes, type[State]] = {}
         for record in records:
             at = (topic, self.partition, record.offset)
-            envelope, event = self._read(topic, record, checked)
-            if envelope is None or isinstance(event, Unusable):
-                assert isinstance(event, Unusable), "an event comes in an envelope"
+            envelope: Envelope | None = None
+            try:
+                envelope = _envelope(record, opened)
+                onward = porter.hand_on(envelope) if porter is not None and envelope.refs else None
+                if onward is not None:
+                    self.effects.forward(onward, envelope, now_ms)
+                    continue
+                event = _event(envelope, inside)
+            except Unusable as e:
                 original, controller = (record.value or b"", "") if envelope is None else (encode(envelope), envelope.controller)
-                self.effects.quarantine(at, event.code, event.field, original, controller, now_ms)
+                self.effects.quarantine(at, e.code, e.field, original, controller, now_ms)
                 continue
             moment = Moment(self._shared, record.key.decode("utf-8", "replace"), envelope, at, now_ms)
-            ready.append((moment, event))
-            for processor in self.plan.readers.get(type(event), ()):
-                for kind, parts in processor.asks(event, moment.event_id):
-                    wanted[state_key(moment.owner, kind.KIND, parts)] = kind
+            if self._stateless:
+                self._fold(moment, event)
+            else:
+                ready.append((moment, event))
+                self._want(wanted, moment, event)
         self.overlay.warm(wanted)
         for moment, event in ready:
-            view = OwnerView(self, moment.owner)
-            for processor in self.plan.readers.get(type(event), ()):
-                self._run(processor, processor.fold(view, event, moment), moment)
+            self._fold(moment, event)
+
+    def _want(self, wanted: dict[bytes, type[State]], at: Moment, event: Record) -> None:
+        """Add to `wanted` what the folds of `event` are sure to read and is not known yet."""
+        known, prefix = self.overlay.known, at.prefix
+        for processor in self._readers.get(type(event), ()):
+            for kind, parts in processor.asks(event, at.event_id):
+                if kind is Nonce and self.effects.named(at.owner):
+                    continue
+                key = key_in(prefix, kind.KIND, parts) if parts else prefix + KINDS[kind.KIND]
+                if key not in known:
+                    wanted[key] = kind
+
+    def _fold(self, at: Moment, event: Record) -> None:
+        view = OwnerView(self, at)
+        for processor in self._readers.get(type(event), ()):
+            self._run(processor, processor.fold, view, event, at)
 
     def ring(self, alarm: DueAlarm, now_ms: int) -> None:
         """Ring one alarm, if it still stands."""
@@ -114,10 +144,10 @@ class Partition:
             id=alarm_id, source="consentinel", type=ALARM, controller=controller, time_ms=now_ms, receipt_ms=now_ms
         )
         moment = Moment(self._shared, alarm.owner, envelope, (alarm_id, self.partition, 0), now_ms)
-        processor, view = self.plan.processors[alarm.processor], OwnerView(self, alarm.owner)
-        if not self._run(processor, processor.wake(view, Alarm(alarm.name, alarm.due_ms), moment), moment):
+        processor = self.plan.processors[alarm.processor]
+        if not self._run(processor, processor.wake, OwnerView(self, moment), Alarm(alarm.name, alarm.due_ms), moment):
             # A legal clock is not lost to a bug: the alarm rings again, until the bug is mended.
-            self.effects.apply(Wake(alarm.name, now_ms + FAULT_WAIT_MS), alarm.owner, moment, processor)
+            self.effects.apply(Wake(alarm.name, now_ms + FAULT_WAIT_MS), moment, processor)
 
     def writes(self) -> dict[bytes, bytes | None]:
         """All writes of the turn, with the frontier of the audit tree over the turn's entries."""
@@ -149,48 +179,27 @@ class Partition:
                 text[attribute] = opened
         return msgspec.structs.replace(record, **text)
 
-    def _read(self, topic: str, record: LogRecord, checked: bool) -> tuple[Envelope | None, Record | Unusable]:
-        """A record's envelope and event, or why it is of no use; `checked`: another task has checked the event's data."""
-        envelope: Envelope | None = None
-        try:
-            if record.value is None:
-                return None, Unusable("empty")
-            data = self._shared.secrets.open_raw(topic, record.value)
-            if data is None:
-                return None, Unusable("key-destroyed")
-            envelope = decode_as(Envelope, data)
-            routed = ROUTED_BY_NAME.get(envelope.type)
-            if routed is not None:
-                # Only tasks speak of these: from outside, their names are unknown types.
-                return envelope, decode_as(routed, envelope.data) if checked else Unusable("unknown-type", "type")
-            if checked and envelope.content_type == "application/json":
-                return envelope, CHECKED[envelope.type].decode(envelope.data)
-            return envelope, decode_event(envelope.type, envelope.content_type, envelope.data)
-        except Invalid as e:
-            return envelope, Unusable(e.code, e.field)
-        except (SealingFault, Malformed, SchemaUnknown):
-            return envelope, Unusable("unreadable")
-
-    def _run(self, processor: Processor, effects: Iterator[Effect], at: Moment) -> bool:
-        """Apply one processor's effects on one event: all of them, or, when it fails, none; returns whether it went well.
+    def _run(self, processor: Processor, verb: Callable[..., Iterator[Effect]], view: OwnerView, what: Any, at: Moment) -> bool:
+        """Apply one processor's effects (of its `fold` or `wake`): all, or, when it fails, none; returns whether it went well.
 
         An event whose processor fails is quarantined; an alarm is its caller's to keep.
         """
-        mark, applied, apply, owner = self.effects.mark(), 0, self.effects.apply, at.owner
+        applied, handlers = False, self.effects.handlers
+        self.effects.mark()
         try:
-            for effect in effects:
+            for effect in verb(view, what, at):
                 if type(effect) is Refuse:
                     assert effect.like is not None or not applied, "a refusal must be a fold's only effect"
                     self._refuse(effect, at, processor)
                     if effect.like is None:
                         return True
                 else:
-                    applied += 1
-                    apply(effect, owner, at, processor)
+                    applied = True
+                    handlers[type(effect)](effect, at, processor)
         except FATAL:
             raise
         except Exception as e:  # a bug in a processor must not stop the others; the event is kept for a retry
-            self.effects.undo(mark)
+            self.effects.undo()
             log.error("processor %s failed on %s: %s", processor.name, at.envelope.type, type(e).__name__, exc_info=withheld(e))
             self._shared.count("processor_faults", processor.name)
             if at.envelope.type != ALARM:
@@ -202,4 +211,37 @@ class Partition:
         original = encode(refusal.like or at.envelope)
         self.effects.quarantine(at.place, refusal.code, refusal.field, original, at.controller, at.now_ms)
         entry = Audit("event.quarantined", at.controller, {"code": refusal.code}, named=False)
-        self.effects.audit(entry, at.owner, at, processor)
+        self.effects.audit(entry, at, processor)
+
+
+def _envelope(record: LogRecord, opened: Callable[[bytes], bytes | None]) -> Envelope:
+    """A record's envelope. Raises `Unusable`."""
+    try:
+        if record.value is None:
+            raise Unusable("empty")
+        data = opened(record.value)
+        if data is None:
+            raise Unusable("key-destroyed")
+        return unpacked(data)
+    except (SealingFault, Malformed, SchemaUnknown):
+        raise Unusable("unreadable") from None
+
+
+def _event(envelope: Envelope, inside: bool) -> Record:
+    """The event in an envelope; `inside`: a task wrote it. Raises `Unusable`.
+
+    A door sets refs only on data that it has checked.
+    """
+    try:
+        routed = ROUTED_BY_NAME.get(envelope.type)
+        if routed is not None:
+            # Only tasks speak of these: from outside, their names are unknown types.
+            if not inside:
+                raise Unusable("unknown-type", "type")
+            return decode_as(routed, envelope.data)
+        decode = decode_checked if inside or envelope.refs else decode_event
+        return decode(envelope.type, envelope.content_type, envelope.data)
+    except Invalid as e:
+        raise Unusable(e.code, e.field) from None
+    except (Malformed, SchemaUnknown):
+        raise Unusable("unreadable") from None

@@ -1,7 +1,7 @@
 """The one seam between the task loop and where it runs: a partitioned log, a keyed store per task partition, one atomic commit.
 
 The embedded runtime (`engine/embedded/`) is SQLite, the memory runtime (`engine/memory.py`) serves tests and the simulation, the
-cluster runtime will be Kafka. `tests/conformance/` runs against each of them, unchanged.
+cluster runtime (`engine/kafka/`) is Apache Kafka. `tests/conformance/` runs against each of them, unchanged.
 
 What every runtime promises:
 
@@ -28,7 +28,8 @@ class RuntimeFault(Exception):
     RuntimeFault
     ├── CommitLost     the commit did not happen and never will; rewind and go on
     ├── FolderInUse    another process owns the data folder
-    └── StoreDamaged   the store cannot be trusted; stop
+    ├── StoreDamaged   the store cannot be trusted; stop
+    └── …              `engine/kafka/` has its own, of positions and of the cluster
     """
 
 
@@ -94,11 +95,12 @@ class TopicSpec(msgspec.Struct, frozen=True):
 
 
 class TaskSpec(msgspec.Struct, frozen=True):
-    """What a runtime must know of a task: its co-partitioned inputs."""
+    """What a runtime must know of a task: its co-partitioned inputs, and the tasks whose beats say how complete they are."""
 
     name: str
     inputs: tuple[str, ...]
     partitions: int
+    awaits: tuple[str, ...] = ()
 
 
 def partition_of(key: bytes, partitions: int) -> int:
@@ -108,6 +110,10 @@ def partition_of(key: bytes, partitions: int) -> int:
 
 class Runtime(Protocol):
     """See the module's promises. Methods are called by one thread, the loop's, but for `append`, `read`, `get` and `scan`."""
+
+    def tend(self) -> Sequence[tuple[str, int]]:
+        """Between turns: let ownership change. Returns the (task, partition)s of which everything known must be forgotten."""
+        ...
 
     def owned(self, task: str) -> Sequence[int]:
         """The partitions of `task` that this process owns now."""

@@ -26,6 +26,7 @@ from schemas.topics import WrappedKey
 
 SEALERS_MAX = 8_192  # expanded keys kept per map, about 1 KB each
 KEY_BYTES = 32
+RAW_HEAD_BYTES = 6  # form and number of the key: what a raw token begins with
 
 
 class DataKey(msgspec.Struct, frozen=True):
@@ -66,25 +67,35 @@ class Secrets:
 
     def seal_raw(self, topic: str, data: bytes, now_ms: int, class_: RawClass = "raw") -> bytes:
         """Seal a whole record under the current hour's (or, for quarantine, day's) key."""
-        key_id, key = self.ring.raw_key(class_, now_ms)
-        sealer = self._raw.get(key_id)
-        if sealer is None:
-            if len(self._raw) >= SEALERS_MAX:
-                self._raw.clear()
-            sealer = self._raw[key_id] = Sealer(key)
-        return sealer.seal_raw(data, self._raw_place(class_, topic), key_id, self._nonce())
+        return self.sealing(topic, now_ms, class_)(data)
 
     def open_raw(self, topic: str, token: bytes, class_: RawClass = "raw") -> bytes | None:
         """Open a sealed record; None when its key was destroyed. Raises `SealingFault` on anything else."""
-        key_id = raw_key_id(token)
-        key = self.ring.raw_key_by_id(key_id)
-        if key is None:
-            self._raw.pop(key_id, None)
-            return None
-        sealer = self._raw.get(key_id)
-        if sealer is None:
-            sealer = self._raw[key_id] = Sealer(key)
-        return sealer.open_raw(token, self._raw_place(class_, topic))
+        return self.opening(topic, class_)(token)
+
+    def sealing(self, topic: str, now_ms: int, class_: RawClass = "raw") -> Callable[[bytes], bytes]:
+        """Make `seal_raw` for one turn: the ring is asked for the key once. No turn's function outlives its turn."""
+        key_id, key = self.ring.raw_key(class_, now_ms)
+        seal, place, nonce = self._sealer(key_id, key).seal_raw, self._raw_place(class_, topic), self._nonce
+        return lambda data: seal(data, place, key_id, nonce())
+
+    def opening(self, topic: str, class_: RawClass = "raw") -> Callable[[bytes], bytes | None]:
+        """Make `open_raw` for one batch: the ring is asked for each key once. No batch's function outlives its batch."""
+        place = self._raw_place(class_, topic)
+        sealers: dict[bytes, Sealer | None] = {}
+
+        def opened(token: bytes) -> bytes | None:
+            head = token[:RAW_HEAD_BYTES]
+            if head not in sealers:
+                key_id = raw_key_id(token)
+                key = self.ring.raw_key_by_id(key_id)
+                if key is None:
+                    self._raw.pop(key_id, None)
+                sealers[head] = None if key is None else self._sealer(key_id, key)
+            sealer = sealers[head]
+            return None if sealer is None else sealer.open_raw(token, place)
+
+        return opened
 
     def forget_raw(self, key_ids: Iterable[int]) -> None:
         """Let go of raw keys that were destroyed."""
@@ -123,6 +134,14 @@ class Secrets:
             return open_text(key.sealer, token, key.place, field_name(field), Erased(category))
         except KeyForeign:
             return Erased(category)
+
+    def _sealer(self, key_id: int, key: bytes) -> Sealer:
+        sealer = self._raw.get(key_id)
+        if sealer is None:
+            if len(self._raw) >= SEALERS_MAX:
+                self._raw.clear()
+            sealer = self._raw[key_id] = Sealer(key)
+        return sealer
 
     def _raw_place(self, class_: RawClass, topic: str) -> RawPlace:
         place = self._places.get((class_, topic))

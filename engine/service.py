@@ -11,32 +11,30 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from time import monotonic
-from typing import TypeVar
 
 import msgspec
 
-from engine.checkpoints import sign_checkpoints
+from engine.checkpoints import frontiers, latest_notes, sign_checkpoints
 from engine.clock import Clock, system_clock
 from engine.context import Shared, withheld
+from engine.deployment import Look, Reads
 from engine.embedded import EmbeddedRuntime, Retention
 from engine.filering import FileRing
 from engine.keyring import RAW_SPAN_MS, RingUnavailable
-from engine.layout import data_key, parts_of, state_key, state_prefix
 from engine.loop import TaskLoop, plans
+from engine.merkle import Frontier
 from engine.notes import Signer
-from engine.overlay import decode_state
-from engine.runtime import CommitLost, LogRecord, Output, partition_of
-from engine.sealing import Erased, Opened, TokenForeign, form_of, raw_key_id
+from engine.runtime import CommitLost, LogRecord, Output
+from engine.sealing import form_of, raw_key_id
 from engine.secrets import Secrets
 from engine.topology import Topology, default_topology
 from processors.kernel import State
 from processors.registry import processors
 from schemas.codec import decode_as, encode
 from schemas.routed import Envelope
-from schemas.topics import ControllerState, QuarantineEntry, WrappedKey
+from schemas.topics import ControllerState, QuarantineEntry
 
 log = logging.getLogger("consentinel.service")
-S = TypeVar("S", bound=State)
 
 SWITCH_SECS = 0.0005
 GC_OBJECTS = 50_000  # new objects between two looks: several turns
@@ -67,15 +65,15 @@ class Limits(msgspec.Struct, frozen=True):
     maintenance_secs: float = MAINTENANCE_SECS
 
 
-class Service:
+class Service(Reads):
     """One embedded deployment. `open` it, then `start` its loop; or use it stopped, for what works offline."""
 
     def __init__(
         self, folder: Path, ring: FileRing, runtime: EmbeddedRuntime, topology: Topology, clock: Clock, limits: Limits
     ) -> None:
-        self.folder, self.ring, self.runtime, self.topology = folder, ring, runtime, topology
+        self.folder, self.ring, self.runtime = folder, ring, runtime
         self.clock, self.limits = clock, limits
-        self.secrets = Secrets(ring, os.urandom)
+        super().__init__(runtime, topology, Secrets(ring, os.urandom))
         self.retention = Retention(runtime)
         self.shared = Shared(self.secrets, topology)
         self.loop = TaskLoop(runtime, plans(topology, processors()), self.shared, clock)
@@ -259,28 +257,10 @@ class Service:
         """The controller's settings in force."""
         return self.shared.settings_of(controller)
 
-    def record(self, task: str, owner: str, kind: type[S], *parts: str) -> S | None:
-        """One committed state record."""
-        data = self.runtime.get(task, self._home(task, owner), state_key(owner, kind.KIND, parts))
-        return None if data is None else decode_state(kind, data)
-
-    def records(self, task: str, owner: str, kind: type[S], *prefix: str) -> Iterator[tuple[tuple[str, ...], S]]:
-        """Committed state records of one owner, in key order."""
-        base = len(state_key(owner, kind.KIND, ()))
-        for key, data in self.runtime.scan(task, self._home(task, owner), state_key(owner, kind.KIND, prefix)):
-            yield parts_of(key, base), decode_state(kind, data)
-
-    def owners(self, task: str, prefix: str, kind: type[S], limit: int = 1_000) -> Iterator[tuple[str, S]]:
-        """Records of `kind` without parts, of all owners whose name begins with `prefix` (at most `limit`)."""
-        found = 0
-        start, end = state_prefix(prefix)[:-1], b"\0" + kind.KIND.encode() + b"\0"
-        for partition in range(self.topology.tasks[task].partitions):
-            for key, data in self.runtime.scan(task, partition, start):
-                if key.endswith(end) and key.count(b"\0") == 2:
-                    yield key[1 : -len(end)].decode(), decode_state(kind, data)
-                    found += 1
-                    if found == limit:
-                        return
+    def look(self, owners: Sequence[str], kinds: Sequence[type[State]]) -> list[Look]:
+        """What each dossier holds of `kinds`. The beat is read first: the state can only be newer."""
+        beat_ms = self.loop.beat_ms
+        return [Look(beat_ms, tuple(self.record("subject", owner, kind) for kind in kinds)) for owner in owners]
 
     def topic(self, topic: str, *, after: dict[int, int] | None = None) -> Iterator[tuple[int, LogRecord]]:
         """All committed records of a topic as (partition, record), partition by partition."""
@@ -291,19 +271,49 @@ class Service:
                     yield partition, record
                 offset = records[-1].offset + 1
 
-    def open_field(self, controller: str, owner: str, scope: str, field: str, token: bytes, category: str) -> Opened:
-        """Open a sealed field of a dossier; `Erased` when its key is gone.
+    def read(self, topic: str, partition: int, offset: int, records_max: int) -> list[LogRecord]:
+        """Committed records of `topic` from `offset` on."""
+        return self.runtime.read(topic, partition, offset, records_max)
 
-        Raises `SealingFault` when it is no such field of this controller: whose key it is decides, not what the caller says.
+    # What doors ask of the loop -----------------------------------------------------------------------------------------------
+
+    @property
+    def turns(self) -> int:
+        """Turns of the loop that did something."""
+        return self.loop.turns
+
+    @property
+    def counts(self) -> dict[tuple[str, ...], int]:
+        """The engine's counters."""
+        return dict(self.shared.counts)
+
+    def beat_ms(self) -> int:
+        """Everything received up to then has been folded: one loop folds everything, so there is one beat."""
+        return self.loop.beat_ms
+
+    def lane(self, owner: str) -> int:
+        """The one lane."""
+        return 0
+
+    def beats(self) -> Sequence[int]:
+        """The one beat."""
+        return (self.loop.beat_ms,)
+
+    def passed_ms(self) -> int:
+        """The time that a beat must be past to include what is durable now.
+
+        A clock that was set back changes nothing: no beat of a turn that has begun already is later than `seen_ms`.
         """
-        task = "subject"
-        data = self.runtime.get(task, self._home(task, owner), data_key(owner, scope))
-        if data is None:
-            return Erased(category)
-        wrapped = decode_as(WrappedKey, data)
-        if wrapped.controller != controller:
-            raise TokenForeign("another controller's")
-        return self.secrets.open_field(self.secrets.unwrap(wrapped, owner, scope), token, field, category)
+        return max(self.clock(), self.loop.beat_ms, self.loop.seen_ms)
 
-    def _home(self, task: str, owner: str) -> int:
-        return partition_of(owner.encode(), self.topology.tasks[task].partitions)
+    def lag(self) -> dict[tuple[str, str, int], int]:
+        """Unread records per (task, topic, partition)."""
+        return self.loop.lag()
+
+    def frontiers(self) -> dict[str, Frontier]:
+        """The committed frontier of every audit tree."""
+        return frontiers(self.runtime, self.loop.tasks, self.shared.deployment)
+
+    def notes(self) -> dict[str, str]:
+        """The newest signed checkpoint of each audit tree."""
+        return latest_notes(self.runtime)

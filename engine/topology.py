@@ -1,148 +1,39 @@
 """The topology as a value: `topology.yaml` is read whole, or refused with every fault it has.
 
-So before anything runs: one writing task per compacted topic, co-partitioned inputs, no personal topic without an end.
+So before anything runs: one writing task per compacted topic, co-partitioned inputs, no personal topic without an end, no
+label that is lost unseen, no cycle that nothing ends.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import yaml
-from msgspec import Meta
 
-from engine.runtime import TaskSpec, TopicSpec
-from schemas.labels import SchemaInfo, key_categories, known_schemas
+from engine.declarations import (
+    DOOR,
+    FREE,
+    Consumer,
+    Defaults,
+    Entry,
+    FaultCode,
+    KeyField,
+    ProcessorSpec,
+    Task,
+    Topic,
+    Topology,
+    TopologyFault,
+    TopologyInvalid,
+)
+from engine.flow import PSEUDONYMOUS, Schemas, flow_faults
+from schemas.labels import key_categories, known_schemas
 
-TEXT_CHARS_MAX = 262_144  # the shipped file has some 15,000
-PARTITIONS_MAX = 1_024  # of one topic: far beyond one deployment's need, far below what a broker refuses
-FREE = ("free",)  # the publisher's own key, which says nothing
-DOOR = "door"  # runs pure deciders and is no task: it has no inputs and no state
-PSEUDONYMOUS = "user.unique_id.pseudonymous"  # the only labelled category that may stand in a key
+__all__ = ["SHIPPED", "Topology", "TopologyFault", "TopologyInvalid", "default_topology", "load_topology"]
+
+TEXT_CHARS_MAX = 262_144  # the shipped file has some 20,000
 SHIPPED = Path(__file__).resolve().parent.parent / "topology.yaml"
-
-FaultCode = Literal[
-    "file-unreadable", "yaml-broken", "unknown-key", "wrong-type", "unknown-topic", "unknown-schema", "unknown-task",
-    "unknown-processor", "unknown-field", "processor-misplaced", "two-writers", "table-not-compacted",
-    "not-co-partitioned", "stateful-on-free-keys", "retention-conflict", "personal-undeclared", "identifying-key",
-    "personal-without-retention", "personal-without-erase-rule", "erase-rule-impossible", "ref-without-erase-rule",
-]  # fmt: skip
-EraseRule = Literal["tombstone", "shred", "raw_retention", "expiry", "drop_ref", "none"]
-Word = Annotated[str, Meta(min_length=1, max_length=128)]
-Words = tuple[Word, ...]
-Some = Annotated[Words, Meta(min_length=1)]
-Count = Annotated[int, Meta(ge=1, le=PARTITIONS_MAX)]
-E = TypeVar("E", bound="_Entry")
-Schemas = Mapping[str, SchemaInfo]
-
-
-class TopologyFault(msgspec.Struct, frozen=True, order=True):
-    """One thing that is wrong: a code of the closed list, where (`topics.calls.key`), and what is the matter."""
-
-    code: FaultCode
-    where: str
-    message: str
-
-
-class TopologyInvalid(Exception):
-    """The topology was refused; `faults` are all that were found."""
-
-    def __init__(self, faults: Iterable[TopologyFault]) -> None:
-        self.faults = tuple(faults)
-        super().__init__("; ".join(f"{fault.where}: {fault.message} [{fault.code}]" for fault in self.faults))
-
-
-class _Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    name: str = ""  # its key in the section
-    doc: str = ""
-
-
-class Defaults(_Entry, frozen=True, kw_only=True):
-    """What holds where nothing else is said; `writes` are topics that every task may append to."""
-
-    partitions: Count = 4
-    writes: Words = ()
-
-
-class KeyField(_Entry, frozen=True, kw_only=True):
-    """A field that may stand in a key but not in the value; `category` is its fideslang category if it is personal."""
-
-    category: str = ""
-
-
-class Topic(_Entry, frozen=True, kw_only=True):
-    """A topic. `erase`: how erasure reaches it; `envelope`: values are `Envelope`s, sealed under the hour's raw key."""
-
-    schema: Some
-    key: Some
-    partitions: Count
-    cleanup: Literal["compact", "delete", "keep"]
-    personal: bool
-    erase: EraseRule
-    envelope: bool = False
-    retention: Literal["raw"] | None = None
-    retention_hours: Annotated[int, Meta(ge=1)] | None = None
-    retention_days: Annotated[int, Meta(ge=1)] | None = None
-
-    def retention_secs(self, raw_retention_secs: int) -> int | None:
-        """How long a record may rest, given the deployment's raw retention; None: not bounded by time."""
-        secs = raw_retention_secs if self.retention == "raw" else 0
-        return secs + (self.retention_days or 0) * 86_400 + (self.retention_hours or 0) * 3_600 or None
-
-
-class Task(_Entry, frozen=True, kw_only=True):
-    """A sub-topology: its inputs go through its processors in this order; its data keys travel on `keys_topic`."""
-
-    partitioned_by: Some
-    inputs: Some
-    processors: Some
-    partitions: Count
-    global_tables: Words = ()
-    keys_topic: Word | None = None
-
-
-class ProcessorSpec(_Entry, frozen=True, kw_only=True):
-    """A processor: records it reads, topics it writes, kinds of its state, topics it writes impersonal facts to."""
-
-    task: Word
-    reads: Words = ()
-    writes: Words = ()
-    state: Words = ()
-    declassifies: Words = ()
-
-
-class Consumer(_Entry, frozen=True, kw_only=True):
-    """A registered target outside, which acts on erasure notices within `deadline_days`."""
-
-    topics: Some
-    deadline_days: Annotated[int, Meta(ge=0, le=400)]
-
-
-class Topology(msgspec.Struct, frozen=True):
-    """A topology that passed every check; do not change its maps."""
-
-    defaults: Defaults
-    keys: dict[str, KeyField]
-    topics: dict[str, Topic]
-    tasks: dict[str, Task]
-    processors: dict[str, ProcessorSpec]
-    consumers: tuple[Consumer, ...]
-    promises: tuple[str, ...]
-
-    def topic_specs(self) -> list[TopicSpec]:
-        """Tell a runtime what it must know of the topics."""
-        return [TopicSpec(topic.name, topic.partitions, topic.cleanup == "compact") for topic in self.topics.values()]
-
-    def task_specs(self) -> list[TaskSpec]:
-        """Tell a runtime what it must know of the tasks."""
-        return [TaskSpec(task.name, task.inputs, task.partitions) for task in self.tasks.values()]
-
-    def writes_of(self, task: str) -> set[str]:
-        """Topics that `task` (or the door) writes: its processors', its keys topic, and those that every task may."""
-        found = {topic for spec in self.processors.values() if spec.task == task for topic in spec.writes}
-        if task in self.tasks:
-            found |= {*self.defaults.writes, *filter(None, [self.tasks[task].keys_topic])}
-        return found
+E = TypeVar("E", bound=Entry)
 
 
 def load_topology(source: Path | str, schemas: Schemas, processors: Collection[str] | None = None) -> Topology:
@@ -153,7 +44,8 @@ def load_topology(source: Path | str, schemas: Schemas, processors: Collection[s
     """
     topology, faults = _read(_tree(source))
     if not any(fault.code == "wrong-type" for fault in faults):
-        faults += [*_names(topology, schemas, processors), *_flow(topology), *_persons(topology, schemas)]
+        faults += [*_names(topology, schemas, processors), *_partitions(topology), *_persons(topology, schemas)]
+        faults += flow_faults(topology, schemas)
     if faults:
         raise TopologyInvalid(sorted(set(faults)))
     return topology
@@ -193,7 +85,7 @@ def _tree(source: Path | str) -> Any:
         raise TopologyInvalid([TopologyFault("yaml-broken", line, problem)]) from None
 
 
-class _Root(_Entry, frozen=True, kw_only=True):
+class _Root(Entry, frozen=True, kw_only=True):
     defaults: dict[str, Any] = {}
     keys: dict[str, Any] = {}
     topics: dict[str, Any] = {}
@@ -234,7 +126,7 @@ def _names(t: Topology, schemas: Schemas, registered: Collection[str] | None) ->
         return (TopologyFault(code, where, f"{code.replace('-', ' ')} {name!r}") for name in names if name not in known)
 
     compacted = [topic.name for topic in t.topics.values() if topic.cleanup == "compact"]
-    yield from unknown("unknown-topic", "defaults.writes", t.defaults.writes, t.topics)
+    yield from unknown("unknown-topic", "defaults", {*t.defaults.writes, *t.defaults.declassifies}, t.topics)
     for name, topic in t.topics.items():
         yield from unknown("unknown-schema", f"topics.{name}.schema", topic.schema, schemas)
         records = [schemas[schema].fields for schema in topic.schema if schema in schemas]
@@ -244,11 +136,12 @@ def _names(t: Topology, schemas: Schemas, registered: Collection[str] | None) ->
         tables = {*task.global_tables, *filter(None, [task.keys_topic])}
         yield from unknown("unknown-topic", f"tasks.{name}", {*task.inputs, *tables}, t.topics)
         yield from unknown("unknown-processor", f"tasks.{name}", task.processors, t.processors)
+        yield from unknown("unknown-task", f"tasks.{name}.awaits", task.awaits, t.tasks)
         yield from unknown("table-not-compacted", f"tasks.{name}", tables & t.topics.keys(), compacted)
     for name, spec in t.processors.items():
         where = f"processors.{name}"
         yield from unknown("unknown-task", where, [spec.task], {*t.tasks, DOOR})
-        yield from unknown("unknown-topic", where, {*spec.writes, *spec.declassifies}, t.topics)
+        yield from unknown("unknown-topic", where, {*spec.writes, *spec.declassifies, *spec.guards}, t.topics)
         yield from unknown("unknown-schema", where, spec.reads, schemas)
         yield from unknown("unknown-processor", where, [name], [name] if registered is None else registered)
         listed = [task.name for task in t.tasks.values() if name in task.processors] or [DOOR]
@@ -258,7 +151,7 @@ def _names(t: Topology, schemas: Schemas, registered: Collection[str] | None) ->
         yield from unknown("unknown-topic", f"consumers.{consumer.name}", consumer.topics, t.topics)
 
 
-def _flow(t: Topology) -> Iterator[TopologyFault]:
+def _partitions(t: Topology) -> Iterator[TopologyFault]:
     """One writing task per compacted topic; the inputs of a task have its key and its partitions."""
     for name, topic in t.topics.items():
         writers = [task for task in (*t.tasks, DOOR) if name in t.writes_of(task)]

@@ -36,6 +36,7 @@ from schemas.events import (
     SuppressionChanged,
 )  # fmt: skip
 from schemas.identifiers import NotAnIdentifier, normalise
+from schemas.routed import Envelope
 from schemas.topics import ControllerState
 
 NOT_YET = (IdentityLink, RetentionPolicySet, LawActivated)
@@ -213,6 +214,14 @@ class AdmitEvent(Quiet):
                 raise AssertionError("refused above")
             case _:
                 assert_never(event)
+
+    def hand_on(self, envelope: Envelope) -> Forward | None:
+        """Send a consent for one identifier on to it: nothing in its data asks for more."""
+        refs = envelope.refs
+        in_time = envelope.time_ms <= envelope.receipt_ms + FUTURE_MS_MAX
+        if len(refs) == 1 and refs[0] and in_time and envelope.type in ConsentChanged.TYPES:
+            return Forward("subject.events", refs, refs)
+        return None
 
     def _on(self, event: EventData, key: tuple[str, ...], refs: tuple[str, ...]) -> Effect:
         masked = _masked(event)

@@ -83,19 +83,18 @@ class KeepConsent:
     EMPTY: ClassVar[Permissions] = Permissions()
 
     def fold(self, view: View, event: ConsentChanged | SuppressionChanged, at: Receipt) -> Iterator[Effect]:
-        """Yield the rows changed by `event`; refusals `wildcard-grant` and `too-many-cells`."""
+        """Give the rows changed by `event`; refusals `wildcard-grant` and `too-many-cells`."""
         fence = view.get(Fence)
         known = view.get(Permissions) or (self.EMPTY if fence is None else Permissions(epoch=fence.epoch))
         if at.event_id in known.seen:
-            return
+            return iter(())
         if fence is not None and refuses(view, at.effective_ms, at.event_id):
-            yield Audit("event.refused", at.controller, {"reason": "fenced"}, named=False)
-            return
+            return iter((Audit("event.refused", at.controller, {"reason": "fenced"}, named=False),))
         match event:
             case ConsentChanged():
-                yield from _consent(view, known, event, at)
+                return _consent(view, known, event, at)
             case SuppressionChanged():
-                yield from _suppression(view, known, event, at)
+                return _suppression(view, known, event, at)
             case _:
                 assert_never(event)
 
@@ -109,7 +108,7 @@ class KeepConsent:
         if known is None:
             return  # erased since the alarm was set
         cells = dict(known.cells)
-        changed, expiry_ms = _mark(cells, list(cells), now.now_ms)
+        changed, expiry_ms = _mark(cells, known.cells, known.cells, now.now_ms)
         over = [name for name, entry in known.suppressions.items() if entry.on and not entry.blocks(now.now_ms)]
         off = {name: msgspec.structs.replace(known.suppressions[name], on=False) for name in over}
         suppressions = {**known.suppressions, **off}
@@ -122,7 +121,8 @@ class KeepConsent:
         yield Wake(CONSENT_EXPIRY, expiry_ms)
 
 
-Changed = list[tuple[str, Cell, ConsentStatus]]  # row key, the event that governs it now, its status
+Row = tuple[str, str, str]  # purpose, channel, brand
+Changed = list[tuple[Row, Cell, ConsentStatus]]  # a row, the event that governs it now, its status
 
 
 def _consent(view: View, known: Permissions, event: ConsentChanged, at: Receipt) -> Iterator[Effect]:
@@ -141,11 +141,8 @@ def _consent(view: View, known: Permissions, event: ConsentChanged, at: Receipt)
         for channel in event.channels:
             key = row_key(purpose, channel, event.brand)
             held = cells.get(key)
-            if held is None:
+            if held is None or outranks(fresh, held):
                 cells[key] = fresh
-                won.append(key)
-            elif outranks(fresh, held):  # readers were told of the former winner: keep what they know
-                cells[key] = msgspec.structs.replace(fresh, emitted=held.emitted, emitted_by=held.emitted_by)
                 won.append(key)
     cells_max = CELLS_MAX if status in GRANTS else CELLS_MAX + CELLS_FOR_DENIALS
     if len(cells) > max(cells_max, len(known.cells)):
@@ -162,7 +159,7 @@ def _consent(view: View, known: Permissions, event: ConsentChanged, at: Receipt)
     touched: Iterable[str] = won
     if len(cells) > 1 and any(ANY in key for key in won):
         touched = list(covered(cells, won))
-    changed, until_ms = _mark(cells, touched, at.receipt_ms)
+    changed, until_ms = _mark(cells, known.cells, touched, at.receipt_ms)
     expiry_ms = known.expiry_ms
     if until_ms is not None and (expiry_ms is None or until_ms < expiry_ms):
         expiry_ms = until_ms
@@ -176,34 +173,38 @@ def _consent(view: View, known: Permissions, event: ConsentChanged, at: Receipt)
     yield from _tell(view.owner, at.controller, epoch, changed)
 
 
-def _mark(cells: dict[str, Cell], keys: Iterable[str], now_ms: int) -> tuple[Changed, int | None]:
-    """Mark in `cells` what readers will be told of `keys`; return changed rows, and when the first grant expires."""
+def _mark(cells: dict[str, Cell], before: dict[str, Cell], keys: Iterable[str], now_ms: int) -> tuple[Changed, int | None]:
+    """Mark in `cells` what readers will be told of `keys`; return changed rows, and when the first grant expires.
+
+    `before` are the rows as readers know them.
+    """
     changed: Changed = []
     first_ms: int | None = None
     for key in keys:
-        cell = cells[key]
+        cell, held = cells[key], before.get(key)
         purpose, channel, brand = key.split(PART)
         best = winner(cells, purpose, channel, brand) or cell
         status = status_at(best, now_ms)
-        told = cell.emitted_by == best.event_id
-        if told and cell.emitted == "expired":
-            continue  # an event with an older receipt than the alarm's does not turn time back
+        told = held.emitted if held is not None and held.emitted_by == best.event_id else None
+        if told == "expired":
+            status = "expired"  # an event with an older receipt than the alarm's does not turn time back
         until_ms = best.valid_until_ms
         if until_ms is not None and status in GRANTS:
             first_ms = until_ms if first_ms is None else min(first_ms, until_ms)
-        if not told or cell.emitted != status:
-            cells[key] = Cell(
-                cell.status, cell.effective_ms, cell.event_id, cell.evidence_ref, cell.method, cell.valid_until_ms,
-                cell.jurisdiction, cell.notice_version, status, best.event_id,
-            )  # fmt: skip
-            changed.append((key, best, status))
+        if told != status:
+            changed.append(((purpose, channel, brand), best, status))
+        elif cell is held:
+            continue
+        cells[key] = Cell(
+            cell.status, cell.effective_ms, cell.event_id, cell.evidence_ref, cell.method, cell.valid_until_ms,
+            cell.jurisdiction, cell.notice_version, status, best.event_id,
+        )  # fmt: skip
     return changed, first_ms
 
 
 def _tell(owner: str, controller: str, epoch: int, changed: Changed) -> Iterator[Effect]:
     """Yield one audit entry and one row for each change, so that the two can never disagree."""
-    for key, best, status in changed:
-        purpose, channel, brand = key.split(PART)
+    for (purpose, channel, brand), best, status in changed:
         facts = {
             "purpose": purpose, "channel": channel, "brand": brand, "status": status,
             "effective_ms": str(best.effective_ms), "epoch": str(epoch),

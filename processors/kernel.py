@@ -6,7 +6,7 @@ with sealed fields already sealed.
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -224,6 +224,15 @@ class Processor(Protocol):
 
     def asks(self, event: Any, event_id: str) -> Asked:
         """What a fold of `event` is sure to get: the engine reads it for a whole batch at once. A hint, never a promise."""
+        ...
+
+
+@runtime_checkable
+class Porter(Protocol):
+    """A processor that knows by some envelopes alone what becomes of their events."""
+
+    def hand_on(self, envelope: Envelope) -> Forward | None:
+        """Where an event goes whose data a door has checked, as `fold` would say; None: only a fold can tell."""
         ...
 
 

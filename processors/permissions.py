@@ -166,7 +166,7 @@ def remember(seen: dict[str, int], event_id: str, time_ms: int, receipt_ms: int)
     """
     kept = dict(seen)
     kept[event_id] = receipt_ms if time_ms <= receipt_ms else ALWAYS_MS
-    if len(kept) > SEEN_UNPRUNED:
+    if len(kept) > SEEN_UNPRUNED and (len(kept) > SEEN_MAX or min(kept.values()) <= receipt_ms - SEEN_MS):
         kept = {known: ms for known, ms in kept.items() if ms > receipt_ms - SEEN_MS}
         if len(kept) > SEEN_MAX:
             by_age = sorted(kept.items(), key=lambda entry: entry[1])  # stable: among equals the last to come stay

@@ -88,7 +88,7 @@ class _Encoder:
         self._schemas = _Names()
         self._fresh = count()
         self._env: dict[str, Any] = {
-            "N": wire.LONGS, "S": wire.string, "B": wire.bytes_, "W": wire.wide, "M": wire.micros, "J": "".join,
+            "N": wire.LONGS, "K": wire.Keys(), "S": wire.string, "B": wire.bytes_, "W": wire.wide, "M": wire.micros, "J": "".join,
             "H": header.decode("latin-1"), "FALSE": "\0", "TRUE": "\1", "NULL": "\0", "SOME": "\2", "END": "\0",
             "Unencodable": Unencodable,
         }  # fmt: skip
@@ -138,15 +138,22 @@ class _Encoder:
                 return f"(NULL if {value} is None else SOME + {self._text(inner, value)})"
             case "array":
                 item = f"i{next(self._fresh)}"
-                texts = f"[{self._text(inner['items'], item)} for {item} in {value}]"
+                texts = f"[{self._item('', inner['items'], item)} for {item} in {value}]"
                 return f"(N[len({value})] + J({texts}) + END if {value} else END)"
             case "map":
                 key, item = f"k{next(self._fresh)}", f"i{next(self._fresh)}"
-                texts = f"[S({key}) + {self._text(inner['values'], item)} for {key}, {item} in {value}.items()]"
+                texts = f"[{self._item(f'K[{key}]', inner['values'], item)} for {key}, {item} in {value}.items()]"
                 return f"(N[len({value})] + J({texts}) + END if {value} else END)"
             case "record":
                 return f"{self._nested(inner)}({value})"
         raise TypeError(f"no codec for {kind}")
+
+    def _item(self, key: str, schema: Any, value: str) -> str:
+        """Return an expression of the text of one item after its `key`, an expression too: no call for a string in ASCII."""
+        text = self._text(schema, value)
+        whole = f"{key} + {text}" if key else text
+        head = f"{{{key}}}" if key else ""
+        return f'f"{head}{{N[len({value})]}}{{{value}}}" if {value}.isascii() else {whole}' if schema == "string" else whole
 
     def _nested(self, schema: Schema) -> str:
         name = f"text_{schema['name']}"

@@ -13,11 +13,12 @@ LineKind = Literal["line", "note", "tag"]
 Ref = Annotated[str, personal("user.unique_id.pseudonymous")]  # subject_ref: `sub_` + 26 base32 characters; "" = never a subject
 
 
-class Envelope(Record, frozen=True, kw_only=True):
+class Envelope(Record, frozen=True, kw_only=True, array_like=True):
     """One event on its way: CloudEvents attributes, who sent it, and `data` in the encoding `content_type` names.
 
     `refs` are the subject_refs of the identifiers in `data`, in document order ("" for one that is never a subject). The door
-    sets them, or else intake; a publisher cannot. `type` is the CloudEvents type, or the record name of a message between tasks.
+    sets them, on what it has checked, or else intake; a publisher cannot. `type` is the CloudEvents type, or the record name of
+    a message between tasks. Fields are only ever appended, with a default: it is stored as an array (`schemas/codec.py`).
     """
 
     SCHEMA: ClassVar[str] = "Envelope"

@@ -8,6 +8,7 @@ MICROS_MIN = (datetime.min.replace(tzinfo=UTC) - EPOCH) // MICRO
 MICROS_MAX = (datetime.max.replace(tzinfo=UTC) - EPOCH) // MICRO
 LONG_MIN, LONG_MAX = -(1 << 63), (1 << 63) - 1
 SMALL_LONGS = range(-64, 8192)  # kept ready as text: counts, indices and the lengths of nearly all strings
+KEY_CHARS_KEPT_MAX = 64  # a sender's own key may be of any length, and is not worth keeping
 RECENT_MAX = 4096  # upper halves of longs kept as text; of a time in ms one lasts 8 s, so these are nine hours
 
 
@@ -59,6 +60,18 @@ def string(value: str) -> str:
     if not value.isascii():
         value = wide(value)
     return f"{LONGS[len(value)]}{value}"
+
+
+class Keys(dict[str, str]):
+    """The text of a map's key, as `string` makes it. A record's maps have the same few keys again and again."""
+
+    def __missing__(self, key: str) -> str:
+        text = string(key)
+        if len(key) <= KEY_CHARS_KEPT_MAX:
+            if len(self) >= RECENT_MAX:
+                self.clear()
+            self[key] = text
+        return text
 
 
 def bytes_(value: bytes) -> str:

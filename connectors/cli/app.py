@@ -8,11 +8,15 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from connectors.cli import evidence, people, watch
+from connectors.cli import evidence, people, topology, watch
+from connectors.cli.gateway import add_gateway
+from connectors.cli.lag import add_lag
 from connectors.cli.output import diagnose, facts_table, rows_table
 from connectors.cli.publish import Publisher
 from connectors.cli.session import AnyController, Session, command
+from connectors.cli.sim import add_sim
 from connectors.cli.up import add_up
+from connectors.cli.worker import add_worker
 
 OPTION = re.compile(r"--?[a-z][a-z-]*")
 PRINTED_REFUSALS_MAX = 50
@@ -22,6 +26,9 @@ app = typer.Typer(
     help="Consent, privacy requests, retention and proof for contact centres.",
 )  # fmt: skip
 add_up(app)
+add_gateway(app)
+add_worker(app)
+add_sim(app)
 
 
 @command(app, "demo")
@@ -52,11 +59,11 @@ def publish(
 
 
 people.add_decide(app)
-watch.add_lag(app)
+add_lag(app)
 for _name, _group in (
     ("consent", people.consent), ("subject", people.subject), ("request", people.request), ("hold", watch.hold),
     ("erase", people.erase), ("breach", watch.breach), ("retention", evidence.retention), ("audit", evidence.audit),
-    ("quarantine", watch.quarantine), ("topology", watch.topology), ("token", watch.token),
+    ("quarantine", watch.quarantine), ("topology", topology.topology), ("token", watch.token),
 ):  # fmt: skip
     app.add_typer(_group, name=_name)
 

@@ -1,11 +1,13 @@
-"""`up`: one process serves everything; it says `ready URL` once it does, and stops cleanly when told to."""
+"""`up` and `gateway`: a process serves; it says `ready URL` once it does, and stops cleanly when told to."""
 
 import json
 import logging
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING, NamedTuple
 
 from connectors.cli.faults import BadUsage, CliFault, Unanswered
 from connectors.cli.output import diagnose
@@ -15,7 +17,11 @@ from connectors.http.door import Options
 from connectors.http.problems import Problem
 from connectors.http.server import serve
 from connectors.http.tokens import FIRST_NAME, TokenStore, TokensUnusable
+from engine.deployment import Board
 from engine.service import Service
+
+if TYPE_CHECKING:
+    from engine.kafka.door import KafkaDoor
 
 TOKENS = "tokens.json"
 NAMES_MAX = 1_000
@@ -31,14 +37,32 @@ class EngineStopped(CliFault):
 
 def serve_folder(session: Session, data: Path, host: str, port: int) -> None:
     """Serve the deployment in `data` until SIGTERM or SIGINT. Raises `FolderInUse`, `CliFault`s."""
+
+    def opened() -> Served:
+        return Served(Service.open(data, ring=session.settings.keys.ring, limits=session.limits()))
+
+    serve_until_told(session, data, host, port, opened)
+
+
+class Served(NamedTuple):
+    """What is served, and what its door shares with others."""
+
+    service: "Service | KafkaDoor"
+    board: Board | None = None
+    wait: Callable[[], None] = lambda: None  # until it can be started to serve; raises what keeps it from that
+
+
+def serve_until_told(session: Session, data: Path, host: str, port: int, opened: Callable[[], Served]) -> None:
+    """Open a deployment and serve it until SIGTERM or SIGINT; `data` holds its tokens and its address. Raises `CliFault`s."""
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format=LOG_FORMAT)
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # it quotes exceptions; the door logs its own, without values
     stopper = _Stopper()
-    service = Service.open(data, ring=session.settings.keys.ring, limits=session.limits())
+    service, board, wait = opened()
     address = data / ADDRESS
     try:
         tokens = _tokens(data, session.given_token_file)
         service.start()
+        wait()
 
         def ready(url: str) -> None:
             write_private(address, json.dumps({"url": url}) + "\n")
@@ -47,7 +71,7 @@ def serve_folder(session: Session, data: Path, host: str, port: int) -> None:
                 signal.raise_signal(signal.SIGTERM)  # it came just before the server took over: tell it again
 
         options = Options(session.settings.freshness_secs)
-        if not stopper.told and not serve(service, tokens, host, port, ready, options):
+        if not stopper.told and not serve(service, tokens, host, port, ready, options, board):
             raise Unanswered("it cannot listen there: the port is taken, or the address is not this machine's")
     finally:
         address.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """Settings, each from one place: flags first, then `CONSENTINEL_SECTION__KEY`, then `consentinel.toml` in the working folder."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import (
@@ -13,6 +13,16 @@ from pydantic_settings import (
 )  # fmt: skip
 
 from connectors.cli.faults import BadUsage, Unanswered
+from engine.kafka.connection import (
+    COMMIT_INTERVAL_MS,
+    SESSION_TIMEOUT_MS,
+    TRANSACTION_TIMEOUT_MS,
+    Connection,
+    GroupProtocol,
+    Mechanism,
+    Protocol,
+    Security,
+)  # fmt: skip
 
 FILE = "consentinel.toml"
 RAW_RETENTION_SECS = 86_400
@@ -43,6 +53,59 @@ class HttpSettings(_Section):
     port: Annotated[int, Field(ge=0, le=65_535)] = 8080
 
 
+class KafkaSettings(_Section):
+    """`kafka`: the cluster, if there is one, and how workers behave there; `engine/kafka/connection.py` says what each means."""
+
+    bootstrap: str | None = None
+    prefix: str = ""
+    security_protocol: Protocol = "PLAINTEXT"
+    sasl_mechanism: Mechanism | None = None
+    username: str | None = None
+    password: SecretStr | None = None
+    password_file: Path | None = None
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+    key_password: SecretStr | None = None
+    key_password_file: Path | None = None
+    properties: dict[str, str] = {}
+    replication_factor: Annotated[int, Field(ge=1, le=16)] | None = None
+    min_insync_replicas: Annotated[int, Field(ge=1, le=16)] | None = None
+    session_timeout_ms: int = SESSION_TIMEOUT_MS
+    commit_interval_ms: int = COMMIT_INTERVAL_MS
+    transaction_timeout_ms: int = TRANSACTION_TIMEOUT_MS
+    group_protocol: GroupProtocol = "classic"
+    group_instance: bool = False
+    standby: bool = False
+    worker: str = ""
+    principals: dict[str, str] = {}
+    registry_url: str | None = None
+
+    def connection(self, bootstrap: str | None = None) -> Connection:
+        """How to reach the cluster; `bootstrap` wins over the setting. Raises `SettingImpossible` and `BadUsage`."""
+        found = bootstrap or self.bootstrap
+        if found is None:
+            raise BadUsage("no cluster is named: give --kafka HOST:PORT, or set CONSENTINEL_KAFKA__BOOTSTRAP")
+        plain: dict[str, Any] = {name: getattr(self, name) for name in KafkaSettings.model_fields}
+        plain |= {name: value.get_secret_value() for name, value in plain.items() if isinstance(value, SecretStr)}
+        security = Security(**{name: plain[name] for name in Security.__struct_fields__})
+        own = {name: plain[name] for name in Connection.__struct_fields__ if name not in ("bootstrap", "security")}
+        return Connection(bootstrap=found, security=security, **own)
+
+
+class RedisSettings(_Section):
+    """`redis`: the read model on a cluster. `url` may hold a user and a password; `rediss://` is TLS."""
+
+    url: SecretStr | None = None
+    password_file: Path | None = None
+
+    def needed_url(self) -> str:
+        """The URL. Raises `BadUsage`."""
+        if self.url is None:
+            raise BadUsage("no Redis is named: set CONSENTINEL_REDIS__URL")
+        return self.url.get_secret_value()
+
+
 class Settings(BaseSettings):
     """All settings. `url` and the token say how commands reach a running service; a secret may come from a `*_file`."""
 
@@ -52,6 +115,8 @@ class Settings(BaseSettings):
     raw: RawSettings = RawSettings()
     keys: KeySettings = KeySettings()
     http: HttpSettings = HttpSettings()
+    kafka: KafkaSettings = KafkaSettings()
+    redis: RedisSettings = RedisSettings()
     freshness_secs: Annotated[float, Field(gt=0, le=60)] = FRESHNESS_SECS
     url: str | None = None
     token: SecretStr | None = None

@@ -1,4 +1,4 @@
-"""Commands of those who watch: holds, breaches, quarantine, lag, tokens, topology."""
+"""Commands of those who watch: holds, breaches, quarantine, lag, tokens."""
 
 import os
 import uuid
@@ -12,18 +12,13 @@ import typer
 from connectors.cli.faults import BadUsage, Refused, Unanswered
 from connectors.cli.output import rows_of, rows_table
 from connectors.cli.session import AnyController, Controller, Conversations, Identifiers, Session, command, pick, scope_of
-from engine.topology import SHIPPED, TopologyInvalid, load_topology
-from processors.registry import processors
-from schemas.labels import known_schemas
 
 hold = typer.Typer(no_args_is_help=True, help="Legal holds: what they cover is neither erased nor expired.")
 breach = typer.Typer(no_args_is_help=True, help="Incidents and their legal clocks.")
 quarantine = typer.Typer(no_args_is_help=True, help="Events that could not be used.")
 token = typer.Typer(no_args_is_help=True, help="Who may call the service.")
-topology = typer.Typer(no_args_is_help=True, help="The declared topics, tasks and processors.")
 
 PLACE = "PARTITION/OFFSET"
-DECIDER = "decide_use"  # the one processor that no task runs: the doors call it
 
 
 class PartIn(StrEnum):
@@ -182,18 +177,3 @@ def write_private(path: Path, text: str) -> None:
         aside.replace(path)
     except OSError:
         raise Unanswered("a private file cannot be written") from None
-
-
-@command(topology, "check")
-def topology_check(session: Session, file: Annotated[Path, typer.Argument(metavar="[FILE]")] = SHIPPED) -> None:
-    """Check a topology against every rule. Exit code 1: it breaks some."""
-    try:
-        found = load_topology(file, known_schemas(), {*processors(), DECIDER})
-    except TopologyInvalid as wrong:
-        rows = [{"code": fault.code, "where": fault.where, "message": fault.message} for fault in wrong.faults]
-        if any(row["code"] == "file-unreadable" for row in rows):
-            raise Unanswered("the topology file cannot be read") from None
-        session.show({"ok": False, "faults": rows}, rows_table(rows))
-        raise typer.Exit(1) from None
-    counts = {"topics": len(found.topics), "tasks": len(found.tasks), "processors": len(found.processors)}
-    session.show({"ok": True, "faults": [], **counts})

@@ -26,7 +26,7 @@ from connectors.http.problems import Problem
 from connectors.http.roles import CALLS
 from connectors.http.routes import ROUTES, Route, body_types
 from connectors.http.tokens import TokenStore
-from engine.service import Service
+from engine.deployment import Board, Deployment
 
 log = logging.getLogger("consentinel.door")
 SWEEP_SECS = 0.02  # how finely the time from a withdrawal to its fold is measured
@@ -67,9 +67,11 @@ class Edge:
             self._door.metrics.calls.labels(scope.get(CALL_KEY, "other"), str(status)).inc()
 
 
-def create_app(service: Service, tokens: TokenStore, options: Options | None = None) -> FastAPI:
-    """Make the application over an open service. `app.state.door` is its door."""
-    door = Door(service, tokens, options or Options())
+def create_app(
+    service: Deployment, tokens: TokenStore, options: Options | None = None, board: Board | None = None
+) -> FastAPI:  # fmt: skip
+    """Make the application over an open deployment. `app.state.door` is its door; `board` is what several doors share."""
+    door = Door(service, tokens, options or Options(), board)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -128,7 +130,7 @@ def _watched(door: Door) -> dict[str, Callable[[], Awaitable[Response]]]:
 
     async def readyz() -> Response:
         """200 once everything that was there at the start is folded and the state is fresh."""
-        age_ms = abs(service.clock() - service.loop.beat_ms)
+        age_ms = abs(service.clock() - service.beat_ms())
         reason = "failed" if service.failed is not None else "starting" if not service.ready else ""
         if not reason and age_ms > door.options.fresh_secs * 1000:
             reason = "stale"

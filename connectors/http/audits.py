@@ -10,7 +10,6 @@ from connectors.http.bodies import answer
 from connectors.http.door import Door
 from connectors.http.problems import Problem
 from connectors.http.tokens import Token
-from engine.checkpoints import latest_notes
 from engine.evidence import LogDamaged, NotProvable, proof_of, report_of
 
 REPORT, NOTES, PROOF = "GET /v1/audit/report", "GET /v1/audit/checkpoints", "GET /v1/audit/proof"
@@ -30,7 +29,7 @@ async def get_report(door: Door, request: Request) -> Response:
 async def get_checkpoints(door: Door, request: Request) -> Response:
     """The newest signed note of each tree."""
     door.caller(request, NOTES)
-    return answer({"checkpoints": await door.run(lambda: latest_notes(door.service.runtime))})
+    return answer({"checkpoints": await door.run(door.service.notes)})
 
 
 async def post_checkpoint(door: Door, request: Request) -> Response:

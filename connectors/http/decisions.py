@@ -1,12 +1,13 @@
 """`POST /v1/decisions`: whether a use is allowed now. Whatever is unknown, stale, unreachable or not on record is `deny`.
 
-The order of looking is the promise: first the beat, then the marks, then the state. A withdrawal that was answered before
-this call began is found in one of the two.
+The order of looking is the promise: first this door's marks, then the state with its age and with the marks of other doors, as of
+one moment. A withdrawal that was answered before this call began is found in one of them. Each party's state has the age of the
+partition that it stands in: a partition that is behind denies for those who are in it, and for nobody else.
 """
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 from uuid import uuid4
 
 import msgspec
@@ -17,7 +18,9 @@ from starlette.responses import Response
 from connectors.http.bodies import answer, parse
 from connectors.http.cloudevents import millis
 from connectors.http.door import FAULTS, Door
+from connectors.http.marks import posted
 from connectors.http.problems import Problem
+from engine.deployment import Look
 from processors.decide_use import REASONS, Mark, PartyView, Use, UseName, decide_use
 from processors.fence import Fence
 from processors.permissions import ANY, Permissions
@@ -37,7 +40,7 @@ LAW_PACK = "builtin-1"
 DoorReason = Literal[
     "stale",  # the state is older than the freshness limit
     "not_ready",  # not everything that was there at the start is folded, or the engine has stopped
-    "not_fresh",  # denials are under way for which there is no mark
+    "not_fresh",  # denials are under way for which there is no mark, or it may have been lost
     "not_recorded",  # the verdict could not be appended to `decisions`
     "unreachable",  # the state cannot be read
     "unusable_identifier",  # an identifier is none, so nobody knows whose permission to look at
@@ -88,19 +91,25 @@ def decide(door: Door, ask: Ask) -> Decided:
     at_ms = now_ms if ask.at is None else millis(ask.at)
     if at_ms > now_ms + AHEAD_MS_MAX:
         raise Problem("time-ahead", "/at")
-    beat_ms = service.loop.beat_ms
+    beat_ms = service.beat_ms()
     reasons: set[str] = set()
     if not service.ready:
         reasons.add("not_ready")
-    # A beat from the future means that the clock was set back: then nobody knows how old the state is.
-    if abs(now_ms - beat_ms) > door.options.fresh_secs * 1000:
-        reasons.add("stale")
     if door.marks.blind(beat_ms):
         reasons.add("not_fresh")
     epoch = 0
     settings = service.settings(ask.controller)
     try:
-        parties = list(_parties(door, ask, settings, reasons))
+        asked = list(_asked(door, ask, settings, reasons))
+        known = _known(door, ask, {ref for _, _, others in asked for ref in others}, reasons)
+        beat_ms = min((one.beat_ms for one in known.values()), default=beat_ms)
+        parties = [
+            PartyView(
+                role, tuple(known[ref].permissions for ref in others), own=bool(refs) and not others,
+                marks=tuple(mark for ref in others for mark in known[ref].marks),
+            )
+            for role, refs, others in asked
+        ]  # fmt: skip
         # A moment in the past cannot bring back what has expired since, so both must allow.
         for moment_ms in {at_ms, now_ms}:
             use = Use(ask.use, moment_ms, ask.channel, ask.purpose, ask.brand or ANY)
@@ -109,6 +118,9 @@ def decide(door: Door, ask: Ask) -> Decided:
             epoch = verdict.epoch
     except FAULTS:
         reasons.add("unreachable")
+    # A beat from the future means that the clock was set back: then nobody knows how old the state is.
+    if abs(now_ms - beat_ms) > door.options.fresh_secs * 1000:
+        reasons.add("stale")
     decision_id = f"dec_{uuid4().hex}"
     record = Decision(
         decision_id=decision_id, controller=ask.controller, use=ask.use, verdict="deny" if reasons else "allow",
@@ -128,10 +140,19 @@ def decide(door: Door, ask: Ask) -> Decided:
     )  # fmt: skip
 
 
-def _parties(door: Door, ask: Ask, settings: ControllerState, reasons: set[str]) -> Iterator[PartyView]:
+class _Known(NamedTuple):
+    """What is known of one ref."""
+
+    beat_ms: int
+    permissions: Permissions | None
+    marks: tuple[Mark, ...]
+
+
+def _asked(door: Door, ask: Ask, settings: ControllerState, reasons: set[str]) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yield each party's role, its refs, and those of them that are not the controller's own."""
     own = frozenset(settings.own_refs)
-    asked = (AskedParty("customer", ask.identifiers),) if ask.identifiers else ()
-    for party in (*asked, *ask.parties):
+    customer = (AskedParty("customer", ask.identifiers),) if ask.identifiers else ()
+    for party in (*customer, *ask.parties):
         refs: list[str] = []
         for identifier in party.identifiers:
             try:
@@ -140,18 +161,29 @@ def _parties(door: Door, ask: Ask, settings: ControllerState, reasons: set[str])
                 reasons.add("unusable_identifier")
                 continue
             refs.append(door.service.secrets.ref(ask.controller, identifier.kind, normal))
-        others = [ref for ref in refs if ref not in own]
-        marks: list[Mark] = [mark for ref in others for mark in door.marks.on(ref, ask.use)]
-        permissions = tuple(_permissions(door, ref) for ref in others)
-        yield PartyView(party.role, permissions, own=bool(refs) and not others, marks=tuple(marks))
+        yield party.role, refs, [ref for ref in refs if ref not in own]
 
 
-def _permissions(door: Door, ref: str) -> Permissions | None:
-    known = door.service.record("subject", ref, Permissions)
-    if known is not None:
-        return known
+def _known(door: Door, ask: Ask, refs: set[str], reasons: set[str]) -> dict[str, _Known]:
+    """Look at all refs, this door's marks first."""
+    order = sorted(refs)
+    marks = [door.marks.on(ref, ask.use) for ref in order]
+    looks = door.service.look(order, (Permissions, Fence)) if order else []
+    if not all(look.whole for look in looks):
+        reasons.add("not_fresh")
+    return {
+        ref: _Known(look.beat_ms, _permissions(look), (*mine, *posted(look.denials, ask.use)))
+        for ref, mine, look in zip(order, marks, looks, strict=True)
+    }  # fmt: skip
+
+
+def _permissions(look: Look) -> Permissions | None:
+    permissions, fence = look.records
+    assert permissions is None or isinstance(permissions, Permissions)
+    if permissions is not None:
+        return permissions
     # After an erasure nothing is known, but readers never see an epoch go backwards.
-    fence = door.service.record("subject", ref, Fence)
+    assert fence is None or isinstance(fence, Fence)
     return None if fence is None else Permissions(epoch=fence.epoch)
 
 

@@ -15,9 +15,9 @@ from connectors.http.metrics import Metrics
 from connectors.http.problems import Problem
 from connectors.http.roles import CALLS, SENDERS, Access, allows
 from connectors.http.tokens import Token, TokenStore
+from engine.deployment import Board, Deployment, NotOffered
 from engine.keyring import RingFault
 from engine.runtime import CommitLost, RuntimeFault
-from engine.service import Service
 from schemas.events import DataAccessed
 from schemas.identifiers import NotAnIdentifier, normalise
 from schemas.routed import Envelope
@@ -42,9 +42,9 @@ class Options(msgspec.Struct, frozen=True):
 class Door:
     """The door's own state: tokens, marks, metrics, bodies in flight."""
 
-    def __init__(self, service: Service, tokens: TokenStore, options: Options) -> None:
+    def __init__(self, service: Deployment, tokens: TokenStore, options: Options, board: Board | None = None) -> None:
         self.service, self.tokens, self.options = service, tokens, options
-        self.marks = Marks()
+        self.marks = Marks(lane=service.lane, board=board)
         self.bodies = Bodies()
         self.metrics = Metrics(service, self.marks.__len__, lambda: tokens.failed)
 
@@ -83,14 +83,20 @@ class Door:
             return await to_thread.run_sync(work)
         except FAULTS:
             fault = Problem("unavailable", retry_after_secs=RETRY_SECS)
+        except NotOffered:
+            fault = Problem("not-supported-yet")
         raise fault  # outside the handler: what the engine said is for its own log
 
-    def publish(self, events: Sequence[Sendable], marks: Sequence[Entry | None] = ()) -> None:
-        """Append events durably; `marks` stand from before the append until the beat has passed it."""
+    def publish(self, events: Sequence[Sendable], marks: Sequence[Entry] = ()) -> None:
+        """Append events durably; `marks` stand from before the append until the beat has passed it.
+
+        Raises `Problem` (503) also when all is durable but the other doors could not be told of a denial: see `marks.py`.
+        """
         service = self.service
         if service.failed is not None:
             self.marks.withdraw(marks)
             raise Problem("unavailable", retry_after_secs=RETRY_SECS)
+        told = self.marks.post(marks)
         try:
             service.publish(events)
         except CommitLost:
@@ -98,9 +104,11 @@ class Door:
             raise
         except BaseException:
             # Nobody knows whether the records are there. A mark can only deny, so it stays.
-            self.marks.settle(marks, service.clock(), max(service.loop.beat_ms, service.loop.seen_ms))
+            self.marks.settle(marks, service.passed_ms())
             raise
-        self.marks.settle(marks, service.clock(), max(service.loop.beat_ms, service.loop.seen_ms))
+        self.marks.settle(marks, service.passed_ms())
+        if not told:
+            raise Problem("unavailable", retry_after_secs=RETRY_SECS)
 
     def accessed(self, token: Token, action: Access, counts: Mapping[str, int]) -> None:
         """Put on record, durably and before the answer leaves, who saw how much of which controller's data."""
@@ -135,7 +143,7 @@ class Door:
         asked_ms = self.service.clock()
         deadline = asyncio.get_running_loop().time() + READ_BACK_SECS_MAX
         while True:
-            beat_ms = self.service.loop.beat_ms
+            beat_ms = self.service.beat_ms()
             result = await self.run(found)
             if result is not None or beat_ms > asked_ms or asyncio.get_running_loop().time() > deadline:
                 return result
@@ -143,5 +151,6 @@ class Door:
 
     def sweep(self) -> None:
         """Drop marks that the beat has passed, and measure how long they stood."""
-        for secs in self.marks.sweep(self.service.loop.beat_ms):
-            self.metrics.folds.observe(secs)
+        for lane, beat_ms in enumerate(self.service.beats()):
+            for secs in self.marks.sweep(beat_ms, lane):
+                self.metrics.folds.observe(secs)

@@ -1,13 +1,13 @@
 """What the door counts and what the engine tells of itself, as Prometheus reads it: no identifier, no controller, no value."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from engine.deployment import Deployment
 from engine.runtime import RuntimeFault
-from engine.service import Service
 
 # A withdrawal through the door denies at once; this is how long until the state itself denies. 5 s is the freshness limit.
 FOLD_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -17,7 +17,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 class Metrics:
     """The metrics of one door, in a registry of its own, so that tests can have many doors."""
 
-    def __init__(self, service: Service, marks: Callable[[], int], failures: Callable[[], int]) -> None:
+    def __init__(self, service: Deployment, marks: Callable[[], int], failures: Callable[[], int]) -> None:
         self.registry = CollectorRegistry()
         self.calls = self._counter("http_requests", "HTTP calls by route and status.", "call", "status")
         self.events = self._counter("events_accepted", "Events answered 202, by type.", "type")
@@ -44,7 +44,7 @@ class Metrics:
 class _Engine(Collector):
     """Reads the engine's own figures at each scrape."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Deployment) -> None:
         self._service = service
 
     def collect(self) -> Iterator[Metric]:
@@ -52,19 +52,20 @@ class _Engine(Collector):
         service = self._service
         yield GaugeMetricFamily("consentinel_up", "1 while the engine runs.", 1.0 if service.failed is None else 0.0)
         yield GaugeMetricFamily("consentinel_ready", "1 once all that was there at the start is folded.", float(service.ready))
-        age = (service.clock() - service.loop.beat_ms) / 1000 if service.loop.beat_ms else float("inf")
+        beat_ms = service.beat_ms()
+        age = (service.clock() - beat_ms) / 1000 if beat_ms else float("inf")
         yield GaugeMetricFamily("consentinel_beat_age_seconds", "How old the state is that decisions look at.", age)
-        yield CounterMetricFamily("consentinel_turns", "Turns of the task loop that did something.", service.loop.turns)
-        yield from self._counts(dict(service.shared.counts))
+        yield CounterMetricFamily("consentinel_turns", "Turns of the task loop that did something.", service.turns)
+        yield from self._counts(service.counts)
         lag = GaugeMetricFamily("consentinel_lag_records", "Records not read yet.", labels=["task", "topic", "partition"])
         try:
-            for (task, topic, partition), count in service.loop.lag().items():
+            for (task, topic, partition), count in service.lag().items():
                 lag.add_metric([task, topic, str(partition)], count)
         except RuntimeFault:
             return
         yield lag
 
-    def _counts(self, counts: dict[tuple[str, ...], int]) -> Iterator[Metric]:
+    def _counts(self, counts: Mapping[tuple[str, ...], int]) -> Iterator[Metric]:
         folded = CounterMetricFamily("consentinel_records_folded", "Records folded, by task.", labels=["task"])
         quarantined = CounterMetricFamily("consentinel_quarantined", "Records quarantined, by code.", labels=["code"])
         faults = CounterMetricFamily("consentinel_processor_faults", "Bugs met, by processor.", labels=["processor"])

@@ -146,7 +146,7 @@ def _original(door: Door, entry: QuarantineEntry) -> Envelope:
     raise fault
 
 
-def _marks(door: Door, envelope: Envelope) -> list[Entry | None]:
+def _marks(door: Door, envelope: Envelope) -> list[Entry]:
     try:
         event = decode_event(envelope.type, envelope.content_type, envelope.data)
         settings = door.service.settings(envelope.controller)
@@ -168,7 +168,7 @@ async def post_retry(door: Door, request: Request) -> Response:
         service = door.service
         if partition >= service.topology.topics[TOPIC].partitions or offset >= PLACE_MAX:
             raise Problem("not-found")
-        records = service.runtime.read(TOPIC, partition, offset, 1)
+        records = service.read(TOPIC, partition, offset, 1)
         if not records or records[0].offset != offset or records[0].value is None:
             raise Problem("not-found")
         entry = decode_as(QuarantineEntry, records[0].value)
@@ -200,9 +200,9 @@ async def get_schema(door: Door, request: Request) -> Response:
 async def get_lag(door: Door, request: Request) -> Response:
     """How far behind each task is, in records, and how old the state is that decisions look at."""
     door.caller(request, LAG)
-    lag = await door.run(door.service.loop.lag)
+    lag = await door.run(door.service.lag)
     rows = [{"task": t, "topic": topic, "partition": n, "records": count} for (t, topic, n), count in sorted(lag.items())]
-    beat_ms, now_ms = door.service.loop.beat_ms, door.service.clock()
+    beat_ms, now_ms = door.service.beat_ms(), door.service.clock()
     return answer({"lag": rows, "beat_ms": beat_ms, "age_secs": (now_ms - beat_ms) / 1000 if beat_ms else None})
 
 

@@ -11,7 +11,7 @@ import uvicorn
 from connectors.http.app import create_app
 from connectors.http.door import Options
 from connectors.http.tokens import TokenStore
-from engine.service import Service
+from engine.deployment import Board, Deployment
 
 GRACE_SECS = 10  # for calls under way at a stop; each is bounded far below
 KEEP_ALIVE_SECS = 30
@@ -51,15 +51,15 @@ class _Server(uvicorn.Server):
 
 
 def serve(
-    service: Service, tokens: TokenStore, host: str = "127.0.0.1", port: int = 0,
-    ready: Callable[[str], None] = lambda url: None, options: Options | None = None,
+    service: Deployment, tokens: TokenStore, host: str = "127.0.0.1", port: int = 0,
+    ready: Callable[[str], None] = lambda url: None, options: Options | None = None, board: Board | None = None,
 ) -> bool:  # fmt: skip
     """Serve a started service until a signal, calling `ready` with the URL once it does; stops the service in any case.
 
-    Returns False when it could not begin (the port is taken).
+    `board` is what several doors share. Returns False when it could not begin (the port is taken).
     """
     try:
-        server = _server(service, tokens, host, port, ready, options)
+        server = _server(service, tokens, host, port, ready, options, board)
         try:
             server.run()
         except SystemExit:  # uvicorn's way to say that it cannot bind
@@ -70,10 +70,11 @@ def serve(
 
 
 def _server(
-    service: Service, tokens: TokenStore, host: str, port: int, ready: Callable[[str], None], options: Options | None
-) -> _Server:
+    service: Deployment, tokens: TokenStore, host: str, port: int, ready: Callable[[str], None], options: Options | None,
+    board: Board | None = None,
+) -> _Server:  # fmt: skip
     config = uvicorn.Config(
-        create_app(service, tokens, options), host=host, port=port, log_config=None, access_log=False, server_header=False,
+        create_app(service, tokens, options, board), host=host, port=port, log_config=None, access_log=False, server_header=False,
         timeout_graceful_shutdown=GRACE_SECS, timeout_keep_alive=KEEP_ALIVE_SECS, backlog=BACKLOG, ws="none", proxy_headers=False,
     )  # fmt: skip
     return _Server(config, ready)

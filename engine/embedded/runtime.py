@@ -48,6 +48,10 @@ class EmbeddedRuntime:
         self._group = GroupCommit(self._write_group)
         self.rewind()
 
+    def tend(self) -> Sequence[tuple[str, int]]:
+        """Nothing: one process owns everything for as long as the folder is open."""
+        return ()
+
     def owned(self, task: str) -> Sequence[int]:
         """The partitions of `task`: all of them."""
         return range(self._readers[task].partitions)

@@ -78,9 +78,14 @@ class EmbeddedFactory:
             runtime.close()
 
 
-@pytest.fixture(params=["memory", "embedded"])
+@pytest.fixture(params=["memory", "embedded", "kafka"])
 def runtime_factory(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RuntimeFactory]:
-    factory = MemoryFactory() if request.param == "memory" else EmbeddedFactory(tmp_path / "data")
+    if request.param == "kafka":
+        from tests.conformance.on_kafka import KafkaFactory  # noqa: PLC0415 -- the others run where there is no Kafka client
+
+        factory: RuntimeFactory = KafkaFactory(tmp_path / "data", request.getfixturevalue("kafka").bootstrap)
+    else:
+        factory = MemoryFactory() if request.param == "memory" else EmbeddedFactory(tmp_path / "data")
     yield factory
     factory.shut()
 

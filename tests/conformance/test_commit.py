@@ -55,7 +55,8 @@ def test_a_commit_that_fails_leaves_nothing_and_the_next_one_goes_on(filled, run
     filled.commit(turn(2))
     assert filled.get("fold", 1, b"count") == b"2"
     assert filled.position("fold", "asked", 1) == 2
-    assert sum(filled.end("table", partition) for partition in range(3)) == 500
+    # Counted, not taken from `end`: offsets may have gaps, as where a transaction's marker stands.
+    assert sum(len(filled.read("table", partition, 0, 1000)) for partition in range(3)) == 500
 
 
 def test_a_lost_commit_does_not_take_an_append_with_it(filled, runtime_factory):

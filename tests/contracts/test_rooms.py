@@ -26,9 +26,14 @@ THIRD_PARTY = {
     "schemas": {"msgspec", "fastavro", "avro", "phonenumbers"},
     "processors": {"msgspec"},
     "engine": {"msgspec", "cryptography", "yaml"},
+    "engine/kafka": {"msgspec", "confluent_kafka", "rocksdict"},
+    "engine/simulation": {"msgspec", "confluent_kafka"},
     "connectors/http": {"fastapi", "starlette", "uvicorn", "pydantic", "prometheus_client", "msgspec", "anyio"},
     "connectors/cli": {"typer", "click", "rich", "httpx", "pydantic", "pydantic_settings", "msgspec", "uvicorn"},
     "connectors/vcon": {"msgspec"},
+    "connectors/redis": {"redis", "msgspec"},
+    "connectors/faust": {"faust", "mode", "aiohttp", "prometheus_client", "msgspec"},
+    "connectors/webhook": {"httpx", "msgspec"},
     "law": set(),
 }
 AMBIENT_MODULES = {"time", "random", "secrets", "uuid", "os", "socket", "threading", "asyncio", "subprocess", "pathlib", "io"}
@@ -50,7 +55,7 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
 
 def faults_of_imports(path: Path, room: str) -> Iterator[str]:
     parts = path.relative_to(ROOT).parts
-    place = "/".join(parts[:2]) if room == "connectors" else room
+    place = "/".join(parts[:2]) if room == "connectors" or "/".join(parts[:2]) in THIRD_PARTY else room
     for line, module in imports(path):
         top = module.split(".")[0]
         if top in OURS:

@@ -255,3 +255,21 @@ def test_one_failed_round_of_maintenance_stops_nothing(tmp_path: Path, monkeypat
     assert len(rounds) >= 3 and service.failed is None
     assert service.shared.counts["maintenance_failed",] >= 2
     service.stop()
+
+
+def test_doors_see_one_beat_for_everybody_and_state_no_older_than_it(service: Service, clock: Clock) -> None:
+    ref = service.secrets.ref("acme", "tel", normalise("tel", CUSTOMER, None))
+    assert [(look.beat_ms, look.records) for look in service.look([ref], (Permissions,))] == [(0, (None,))]
+    consent(service)
+    clock.now_ms += 1
+    service.settle()
+    look = service.look([ref], (Permissions,))[0]
+    assert look.records == (permissions(service),) and look.denials == () and look.whole
+    assert look.beat_ms == service.beat_ms() == service.beats()[service.lane(ref)] == clock.now_ms
+
+
+def test_a_clock_that_is_set_back_brings_no_time_that_a_beat_has_passed_already(service: Service, clock: Clock) -> None:
+    service.settle()
+    before = service.passed_ms()
+    clock.now_ms -= 60_000
+    assert service.passed_ms() == before >= service.beat_ms()

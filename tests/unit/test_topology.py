@@ -28,7 +28,7 @@ SCHEMAS = {
 }
 PROCESSORS = {"read_in", "keep_it", "show_it"}
 GOOD = """
-defaults: {partitions: 2, writes: [log]}
+defaults: {partitions: 2, writes: [log], declassifies: [log]}
 keys:
   subject_ref: {category: user.unique_id.pseudonymous}
   origin: {}
@@ -45,7 +45,7 @@ tasks:
 processors:
   read_in: {task: intake, reads: [Plain], writes: [mid]}
   keep_it: {task: keep, reads: [Person], writes: [state], state: [thing]}
-  show_it: {task: door, writes: [log], declassifies: [log]}
+  show_it: {task: door, writes: [log], declassifies: {log: ["*"]}}
 consumers:
   - {name: warehouse, topics: [state], deadline_days: 30}
 promises: [Nothing is lost.]
@@ -87,8 +87,10 @@ BROKEN = [
     ("unknown-topic", "global_tables: [table]", "global_tables: [nowhere]"),
     ("unknown-topic", "keys_topic: state", "keys_topic: nowhere"),
     ("unknown-topic", "writes: [state]", "writes: [state, nowhere]"),
-    ("unknown-topic", "declassifies: [log]", "declassifies: [nowhere]"),
+    ("unknown-topic", 'declassifies: {log: ["*"]}', 'declassifies: {nowhere: ["*"]}'),
+    ("unknown-topic", "state: [thing]", "state: [thing], guards: {nowhere: It ends by itself.}"),
     ("unknown-topic", "partitions: 2, writes: [log]", "partitions: 2, writes: [nowhere]"),
+    ("unknown-topic", "writes: [log], declassifies: [log]", "writes: [log], declassifies: [nowhere]"),
     ("unknown-topic", "topics: [state]", "topics: [nowhere]"),
     ("unknown-schema", "schema: [Plain], key: [id]", "schema: [Plain, Nothing], key: [id]"),
     ("unknown-schema", "reads: [Person]", "reads: [Nothing]"),
@@ -135,6 +137,9 @@ BROKEN = [
     ("wrong-type", "partitions: 1", "partitions: 0"),
     ("wrong-type", "partitions: 1", "partitions: 100000"),
     ("wrong-type", "cleanup: keep", "cleanup: burn"),
+    ("wrong-type", "cleanup: keep", "cleanup: keep, writers: [anybody]"),
+    ("wrong-type", 'declassifies: {log: ["*"]}', "declassifies: {log: []}"),
+    ("wrong-type", "state: [thing]", "state: [thing], guards: {mid: no}"),
     ("wrong-type", "key: [id]", "key: []"),
     ("wrong-type", "key: [id]", "key: id"),
     ("wrong-type", "key: [id], ", ""),

@@ -223,7 +223,7 @@ def test_marks_end_only_when_the_beat_has_passed_them() -> None:
     entries = marks.add("consent.withdrawn", event, ("a", "", "a"))
     assert len(marks) == 1 and len(marks.on("a", "dial")) == 1 and marks.add("consent.given", event, ("a",)) == []
     assert marks.sweep(10**15) == []  # not durable yet: nothing ends it
-    marks.settle(entries, 100, 90)
+    marks.settle(entries, 100)
     assert marks.sweep(100) == [] and len(marks.on("a", "dial")) == 1
     assert len(marks.sweep(101)) == 1 and marks.on("a", "dial") == ()
     gpc = SuppressionChanged(identifiers=event.identifiers, list="gpc", source="web")
@@ -231,7 +231,7 @@ def test_marks_end_only_when_the_beat_has_passed_them() -> None:
     assert marks.on("b", "share") and not marks.on("b", "record")
     full = marks.add("consent.refused", event, ("c", "d"))
     assert marks.blind(10**15)
-    marks.settle(full, 200, 0)
+    marks.settle(full, 200)
     assert marks.blind(200) and not marks.blind(201)
 
 

@@ -1,0 +1,164 @@
+"""The Kafka clients that the engine uses, each made here and nowhere else; the simulation brings its own maker."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, IsolationLevel, Producer
+from confluent_kafka import TopicPartition as Place
+from confluent_kafka._model import TopicCollection
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._listoffsets import OffsetSpec
+
+from engine.kafka.connection import Connection
+from engine.kafka.names import Names
+
+Client = Any  # a confluent-kafka client, or the simulation's: what is used of it stands in the calls
+At = tuple[str, int]  # Kafka's topic name, partition
+
+QUEUE_MAX = 1_000_000  # records a producer holds: far more than one turn makes
+FETCH_WAIT_MS = 100
+ADMIN_SECS_MAX = 10.0
+EARLIEST, LATEST = OffsetSpec.earliest(), OffsetSpec.latest()  # type: ignore[no-untyped-call]
+PUBLISH_MS_MAX = 30_000  # what a publisher could not deliver by then never comes: raw keys rely on it
+HEARTBEATS_PER_SESSION = 6
+
+
+class Clients(Protocol):
+    """Makes clients. Everything here may raise `KafkaException`."""
+
+    def producer(self, transactional_id: str) -> Client:
+        """A transactional producer, not yet initialised."""
+        ...
+
+    def publisher(self) -> Client:
+        """An idempotent producer for the edges."""
+        ...
+
+    def member(self, worker: str) -> Client:
+        """A consumer that joins the group."""
+        ...
+
+    def reader(self, name: str, *, committed: bool = True, wait_ms: int = FETCH_WAIT_MS) -> Client:
+        """A consumer that is assigned by hand, tells of ends, and never commits; at an end the broker waits `wait_ms`."""
+        ...
+
+    def starts(self, places: Iterable[At]) -> dict[At, int]:
+        """The first retained offset of each partition."""
+        ...
+
+    def ends(self, places: Iterable[At], *, committed: bool) -> dict[At, int]:
+        """The last stable offset of each partition, or else its high watermark."""
+        ...
+
+    def since(self, places: Iterable[At], ms: int) -> dict[At, int]:
+        """The first offset of each partition whose record is of `ms` (epoch) or later; the end where there is none."""
+        ...
+
+    def committed(self, places: Iterable[At]) -> dict[At, int]:
+        """The group's offsets, where it has any."""
+        ...
+
+    def delete_before(self, offsets: Mapping[At, int]) -> None:
+        """Delete the records before these offsets."""
+        ...
+
+    def incarnations(self, topics: Iterable[str]) -> dict[str, str]:
+        """The id of each topic: another one when it was deleted and made anew."""
+        ...
+
+
+class ConfluentClients:
+    """Clients of a real cluster."""
+
+    def __init__(self, connection: Connection, names: Names) -> None:
+        self._connection, self._names = connection, names
+        self._admin: AdminClient | None = None
+
+    def producer(self, transactional_id: str) -> Client:
+        """See `Clients`."""
+        c = self._connection
+        return Producer({
+            **c.config(transactional_id), "transactional.id": transactional_id,
+            "transaction.timeout.ms": c.transaction_timeout_ms, "acks": "all", "linger.ms": 20,
+            "queue.buffering.max.messages": QUEUE_MAX, "partitioner": "consistent",
+        })  # fmt: skip
+
+    def publisher(self) -> Client:
+        """See `Clients`."""
+        return Producer({
+            **self._connection.config("publisher"), "enable.idempotence": True, "acks": "all", "linger.ms": 2,
+            "partitioner": "consistent", "message.timeout.ms": PUBLISH_MS_MAX,
+        })  # fmt: skip
+
+    def member(self, worker: str) -> Client:
+        """See `Clients`."""
+        c = self._connection
+        config = {
+            **c.config(worker), "group.id": self._names.group, "enable.auto.commit": False, "auto.offset.reset": "latest",
+            "fetch.wait.max.ms": 1_000,
+        }  # fmt: skip
+        if c.group_instance:
+            config["group.instance.id"] = worker
+        if c.group_protocol == "consumer":  # KIP-848: session and assignor are the broker's settings
+            config["group.protocol"] = "consumer"
+        else:
+            config["partition.assignment.strategy"] = "cooperative-sticky"
+            config["session.timeout.ms"] = c.session_timeout_ms
+            config["heartbeat.interval.ms"] = c.session_timeout_ms // HEARTBEATS_PER_SESSION
+        return Consumer(config)
+
+    def reader(self, name: str, *, committed: bool = True, wait_ms: int = FETCH_WAIT_MS) -> Client:
+        """See `Clients`."""
+        return Consumer({
+            **self._connection.config(name), "group.id": self._names.group, "enable.auto.commit": False,
+            "enable.auto.offset.store": False, "auto.offset.reset": "error", "enable.partition.eof": True,
+            "isolation.level": "read_committed" if committed else "read_uncommitted", "fetch.wait.max.ms": wait_ms,
+            "queued.max.messages.kbytes": 65_536,
+        })  # fmt: skip
+
+    def starts(self, places: Iterable[At]) -> dict[At, int]:
+        """See `Clients`."""
+        return self._offsets(places, EARLIEST, IsolationLevel.READ_UNCOMMITTED)
+
+    def ends(self, places: Iterable[At], *, committed: bool) -> dict[At, int]:
+        """See `Clients`."""
+        level = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
+        return self._offsets(places, LATEST, level)
+
+    def since(self, places: Iterable[At], ms: int) -> dict[At, int]:
+        """See `Clients`."""
+        asked = list(places)
+        found = self._offsets(asked, OffsetSpec.for_timestamp(ms), IsolationLevel.READ_UNCOMMITTED)
+        none = [at for at, offset in found.items() if offset < 0]
+        return found | self.ends(none, committed=False)
+
+    def committed(self, places: Iterable[At]) -> dict[At, int]:
+        """See `Clients`."""
+        asked = ConsumerGroupTopicPartitions(self._names.group, [Place(*at) for at in places])
+        futures = self._admin_client().list_consumer_group_offsets([asked], request_timeout=ADMIN_SECS_MAX)
+        found = futures[self._names.group].result(ADMIN_SECS_MAX).topic_partitions
+        return {(p.topic, p.partition): p.offset for p in found if p.offset >= 0}
+
+    def delete_before(self, offsets: Mapping[At, int]) -> None:
+        """See `Clients`."""
+        wanted = [Place(*at, offset) for at, offset in offsets.items()]
+        futures = self._admin_client().delete_records(wanted, request_timeout=ADMIN_SECS_MAX)
+        for future in futures.values():
+            future.result(ADMIN_SECS_MAX)
+
+    def incarnations(self, topics: Iterable[str]) -> dict[str, str]:
+        """See `Clients`."""
+        futures = self._admin_client().describe_topics(TopicCollection(list(topics)), request_timeout=ADMIN_SECS_MAX)
+        return {name: str(future.result(ADMIN_SECS_MAX).topic_id) for name, future in futures.items()}
+
+    def _offsets(self, places: Iterable[At], spec: OffsetSpec, level: IsolationLevel) -> dict[At, int]:
+        asked = {Place(*at): spec for at in places}
+        if not asked:
+            return {}
+        futures = self._admin_client().list_offsets(asked, isolation_level=level, request_timeout=ADMIN_SECS_MAX)
+        return {(at.topic, at.partition): future.result(ADMIN_SECS_MAX).offset for at, future in futures.items()}
+
+    def _admin_client(self) -> AdminClient:
+        if self._admin is None:
+            self._admin = AdminClient({**self._connection.config("admin")})
+        return self._admin

@@ -1,0 +1,352 @@
+"""Brings a unit's state up to date before the unit is worked on, and keeps standby copies near it meanwhile.
+
+The order is what makes it exact (each step relies on the one before):
+
+1. Stable: the unit's place in `shards` has no pending transactional offset. From then on no earlier owner can commit this
+   unit: the coordinator refuses its generation, and what it had pending has ended. An owner that died with a transaction open
+   would block this until the broker times it out; its name stands in the offset's metadata, and we fence it.
+2. The end: the changelog's high watermark, asked after 1. Not the last stable offset, behind which a commit may still land.
+3. Restore: read the changelog, read committed, from the store's position until an end-of-partition at or beyond that end.
+4. Positions: what the state says was folded, compared with what the group committed. They are written by one transaction, so
+   a difference means that somebody changed one of them, and we stop.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import msgspec
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import TopicPartition as Place
+
+from engine.clock import Clock
+from engine.kafka.clients import At, Client, Clients
+from engine.kafka.names import POSITION, Names, Unit
+from engine.kafka.reactions import Reaction, error_of, reaction_to
+from engine.kafka.store import Store
+from engine.kafka.trust import TOMBSTONES_MS, Trust
+from engine.runtime import RuntimeFault, TaskSpec
+
+log = logging.getLogger("consentinel.kafka.recovery")
+
+READ_MAX = 10_000
+READ_SECS = 0.1
+COMMITTED_SECS_MAX = 1.0
+FENCE_AFTER_MS = 1_000  # a living owner's commit takes milliseconds
+FENCE_SECS_MAX = 10.0
+IDLE_SECS = 0.1
+NONE = -1001  # librdkafka's "no committed offset"
+
+
+class PositionLost(RuntimeFault):
+    """A position points outside what its topic retains: records were deleted unread, or the topic was made anew."""
+
+
+class PositionsDisagree(RuntimeFault):
+    """The group's committed offset is not what the unit's state says was folded: one of the two was changed from outside."""
+
+
+class Recovered(msgspec.Struct, frozen=True):
+    """A unit that is ready to be worked on."""
+
+    unit: Unit
+    token: int
+    store: Store
+    positions: dict[str, int]
+
+
+class _Claim(msgspec.Struct):
+    token: int
+    since_ms: int
+    tried: set[str]
+    end: int | None = None  # the changelog's high watermark, once step 1 is done
+    committed: dict[str, int] = {}
+
+
+class Recovery:
+    """`claim`, `release` and `ask` are called by the loop's thread, `step` by the recovery's; queues stand between them."""
+
+    def __init__(
+        self, clients: Clients, names: Names, tasks: Sequence[TaskSpec], folder: Path, worker: str, clock: Clock, *,
+        standby: bool = False, accept_loss: bool = False, tombstones_ms: int = TOMBSTONES_MS,
+        open_store: Callable[[Path], Store] = Store,
+    ) -> None:  # fmt: skip
+        self.ready: SimpleQueue[Recovered | BaseException] = SimpleQueue()
+        self.ends: SimpleQueue[tuple[int, dict[At, int]]] = SimpleQueue()
+        self.restored = 0  # changelog records read since the start
+        self.pending: dict[Unit, int] = {}  # units being restored → records to go
+        self._clients, self._names, self._clock = clients, names, clock
+        self._inputs = {task.name: task.inputs for task in tasks}
+        self._shared = _shared_topics(tasks)
+        self._txid = names.transactional_id(worker)
+        self._standby, self._accept_loss = standby, accept_loss
+        self._trust = Trust(clients, folder, clock, open_store, tombstones_ms)
+        self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._living: dict[Unit, int] = {}  # written by the loop's thread only: which claims still stand
+        self._claims: dict[Unit, _Claim] = {}
+        self._stores: dict[Unit, Store] = {}
+        self._lent: set[Unit] = set()  # units whose store the loop has
+        self._reading: dict[At, Unit] = {}  # changelog partitions that are assigned
+        self._reader: Client = clients.reader(f"{worker}-recovery")
+        self._peeker: Client | None = None
+
+    # For the loop's thread --------------------------------------------------------------------------------------------------
+
+    def claim(self, units: Mapping[Unit, int]) -> None:
+        """Make these units ready; each comes back by `ready` with its token, unless it was released meanwhile."""
+        self._living.update(units)
+        self._inbox.put(lambda: self._begin(units))
+
+    def token_of(self, unit: Unit) -> int | None:
+        """The token of the unit's standing claim."""
+        return self._living.get(unit)
+
+    def release(self, units: Mapping[Unit, Store | None], *, keep: bool = False) -> None:
+        """These units are not ours any more (`keep`: they are, but by a later claim); their stores come back with them."""
+        if not keep:
+            for unit in units:
+                self._living.pop(unit, None)
+        self._inbox.put(lambda: self._back(units))
+
+    def ask(self, places: Sequence[At], now_ms: int) -> None:
+        """Ask for the high watermarks of these partitions; the answer comes by `ends` with the time it was asked at."""
+        self._inbox.put(lambda: self.ends.put((now_ms, self._clients.ends(places, committed=False))))
+
+    def run(self, stopping: Callable[[], bool]) -> None:
+        """Step until told to stop: the body of the recovery's thread."""
+        while not stopping():
+            if not self.step():
+                try:
+                    command = self._inbox.get(timeout=IDLE_SECS)
+                except Empty:
+                    continue
+                self._guarded(command)
+
+    def close(self) -> None:
+        """Close the stores that the loop does not have, and the clients."""
+        self._drain()
+        for store in self._stores.values():
+            store.close()
+        self._stores.clear()
+        self._reader.close()
+        if self._peeker is not None:
+            self._peeker.close()
+
+    # For the recovery's thread ------------------------------------------------------------------------------------------------
+
+    def step(self) -> bool:
+        """Do what there is to do now; False: nothing is under way."""
+        self._drain()
+        self._guarded(self._forget_released)
+        if self._standby:
+            self._guarded(self._follow)
+        if any(claim.end is None for claim in self._claims.values()):
+            self._guarded(self._stabilise)
+        if self._reading:
+            self._guarded(self._read)
+        return bool(self._claims or self._reading)
+
+    def _drain(self) -> None:
+        while True:
+            try:
+                command = self._inbox.get_nowait()
+            except Empty:
+                return
+            self._guarded(command)
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except KafkaException as fault:
+            if reaction_to(fault) is Reaction.STOP:
+                self.ready.put(fault)
+            log.warning("recovery: %s", error_of(fault).name())
+        except Exception as fault:  # a damaged disk, a bug: the loop ends with it
+            self.ready.put(fault)
+
+    def _begin(self, units: Mapping[Unit, int]) -> None:
+        now_ms = self._clock()
+        for unit, token in units.items():
+            self._claims[unit] = _Claim(token, now_ms, {"", self._txid})
+            self.pending[unit] = 0
+
+    def _back(self, units: Mapping[Unit, Store | None]) -> None:
+        for unit, store in units.items():
+            if store is not None:
+                self._lent.discard(unit)
+                self._stores[unit] = store
+
+    def _forget_released(self) -> None:
+        gone = [unit for unit, claim in self._claims.items() if self._living.get(unit) != claim.token]
+        for unit in gone:
+            del self._claims[unit]
+            self.pending.pop(unit, None)
+        if not self._standby:
+            self._unassign(self._changelog(unit) for unit in gone)
+
+    def _follow(self) -> None:
+        """Standby: tail every unit that we do not own."""
+        for unit in self._names.units:
+            if unit not in self._lent and self._changelog(unit) not in self._reading:
+                self._assign(unit, None)
+
+    def _stabilise(self) -> None:
+        """Steps 1 and 2, for all claims that wait."""
+        # A store that the loop still has, from a claim that fell, comes back first.
+        waiting = [unit for unit, claim in self._claims.items() if claim.end is None and unit not in self._lent]
+        if not waiting:
+            return
+        asked = [Place(*self._shard(unit)) for unit in waiting]
+        asked += [Place(*at) for at in {at for unit in waiting for at in self._input_places(unit)}]
+        try:
+            found = {(p.topic, p.partition): p for p in self._reader.committed(asked, timeout=COMMITTED_SECS_MAX)}
+        except KafkaException as fault:
+            if reaction_to(fault) is Reaction.STOP:
+                raise
+            log.info("offsets of %d units are not stable yet: %s", len(waiting), error_of(fault).name())
+            found = {}
+        stable = [
+            unit for unit in waiting
+            if all(at in found and found[at].error is None for at in (self._shard(unit), *self._input_places(unit)))
+        ]  # fmt: skip
+        ends = self._clients.ends([self._changelog(unit) for unit in stable], committed=False)  # step 2
+        for unit in stable:
+            claim = self._claims[unit]
+            claim.end = ends[self._changelog(unit)]
+            claim.committed = {at[0]: found[at].offset for at in self._input_places(unit)}
+            claim.since_ms = self._clock()
+            self._assign(unit, claim.end)
+        self._fence([unit for unit in waiting if unit not in stable])
+
+    def _read(self) -> None:
+        """Step 3: one read for all units at once; then step 4 for those that are there."""
+        runs: dict[At, list[Any]] = {}
+        done: list[Unit] = []
+        claims = self._claims
+        for message in self._reader.consume(READ_MAX, READ_SECS):
+            fault = message.error()
+            at = (message.topic(), message.partition())
+            if fault is None:
+                runs.setdefault(at, []).append(message)
+            elif fault.code() == KafkaError._PARTITION_EOF:
+                unit = self._reading.get(at)
+                if unit in claims and (end := claims[unit].end) is not None and message.offset() >= end:
+                    done.append(unit)
+            else:
+                log.warning("restore: %s", fault.name())
+        now_ms = self._clock()
+        for at, messages in runs.items():
+            unit = self._reading.get(at)
+            if unit is None:
+                continue
+            store, offset = self._stores[unit], messages[-1].offset()
+            if messages[0].offset() < store.position:  # fetched before the unit was assigned anew
+                messages = [m for m in messages if m.offset() >= store.position]
+            if messages:
+                store.committed({m.key() or b"": m.value() for m in messages}, offset + 1, now_ms)
+            self.restored += len(messages)
+            claim = claims.get(unit)
+            if claim is not None:
+                claim.since_ms = now_ms
+                self.pending[unit] = max(0, (claim.end or 0) - offset)
+        for unit in done:
+            self._finish(unit)
+        self._fence([unit for unit, claim in claims.items() if claim.end is not None])
+
+    def _finish(self, unit: Unit) -> None:
+        """Step 4; the store goes to the loop."""
+        claim = self._claims.pop(unit)
+        self.pending.pop(unit, None)
+        self._unassign([self._changelog(unit)])
+        store = self._stores[unit]
+        try:
+            positions = self._positions(unit, store, claim.committed)
+        except RuntimeFault as fault:
+            self.ready.put(fault)
+            return
+        self._stores.pop(unit)
+        self._lent.add(unit)
+        self.ready.put(Recovered(unit, claim.token, store, positions))
+
+    def _positions(self, unit: Unit, store: Store, committed: Mapping[str, int]) -> dict[str, int]:
+        places = {topic: (self._names.topic(topic), unit.partition) for topic in self._inputs[unit.task]}
+        starts = self._clients.starts(places.values())
+        ends = self._clients.ends(places.values(), committed=False)
+        found = {}
+        for topic, at in places.items():
+            data = store.get(POSITION + topic.encode())
+            position = None if data is None else int.from_bytes(data, "big")
+            group = committed[at[0]]
+            if topic not in self._shared and group >= 0 and group != position:
+                said = "nothing" if position is None else position
+                text = f"{topic}/{unit.partition}: the group says {group}, the state of {unit.task} says {said}"
+                raise PositionsDisagree(f"{text}; put back the changelog or the group's offset, whichever was changed")
+            if position is None:
+                position = starts[at]
+            elif not starts[at] <= position <= ends[at]:
+                text = f"{topic}/{unit.partition} is at {position}, retained are {starts[at]} to {ends[at]}"
+                if not self._accept_loss:
+                    raise PositionLost(f"{text}: restore the topic, or start once with --accept-loss to go on from what is left")
+                log.error("%s: going on from what is left, as told", text)
+                position = starts[at]
+            found[topic] = position
+        return found
+
+    # Stores and changelogs ------------------------------------------------------------------------------------------------------
+
+    def _assign(self, unit: Unit, end: int | None) -> None:
+        at = self._changelog(unit)
+        if end is None:
+            end = self._clients.ends([at], committed=False)[at]
+        if at in self._reading:  # a standby copy that is claimed now: told of the end again, for the case that it is there
+            self._reader.incremental_unassign([Place(*at)])
+            del self._reading[at]
+        store = self._stores.get(unit)
+        if store is None:
+            store = self._stores[unit] = self._trust.opened(unit, at, end)
+        self._reading[at] = unit
+        self._reader.incremental_assign([Place(*at, store.position)])
+
+    def _unassign(self, places: Iterable[At]) -> None:
+        mine = [at for at in places if self._reading.pop(at, None) is not None]
+        if mine:
+            self._reader.incremental_unassign([Place(*at) for at in mine])
+
+    def _fence(self, units: Sequence[Unit]) -> None:
+        """End the transactions of dead owners that block these units."""
+        now_ms = self._clock()
+        late = [unit for unit in units if now_ms - self._claims[unit].since_ms > FENCE_AFTER_MS]
+        if not late:
+            return
+        if self._peeker is None:
+            self._peeker = self._clients.reader("peeker", committed=False)
+        for place in self._peeker.committed([Place(*self._shard(unit)) for unit in late], timeout=FENCE_SECS_MAX):
+            claim = self._claims[self._names.units[place.partition]]
+            claim.since_ms = self._clock()
+            name = place.metadata or ""
+            if name not in claim.tried:
+                log.warning("fencing %s, whose transaction blocks a unit", name)
+                self._clients.producer(name).init_transactions(FENCE_SECS_MAX)
+                for other in late:
+                    self._claims[other].tried.add(name)
+
+    def _changelog(self, unit: Unit) -> At:
+        return self._names.changelog(unit.task), unit.partition
+
+    def _shard(self, unit: Unit) -> At:
+        return self._names.shards, self._names.index[unit]
+
+    def _input_places(self, unit: Unit) -> list[At]:
+        return [(self._names.topic(topic), unit.partition) for topic in self._inputs[unit.task]]
+
+
+def _shared_topics(tasks: Sequence[TaskSpec]) -> set[str]:
+    """Topics that several tasks read: the group has one offset for them, so only each state knows its own."""
+    seen: set[str] = set()
+    shared: set[str] = set()
+    for task in tasks:
+        shared |= seen & set(task.inputs)
+        seen |= set(task.inputs)
+    return shared
