@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, IsolationLevel, Producer
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, IsolationLevel, KafkaException, Producer
 from confluent_kafka import TopicPartition as Place
 from confluent_kafka._model import TopicCollection
 from confluent_kafka.admin import AdminClient
@@ -155,8 +155,13 @@ class ConfluentClients:
         asked = {Place(*at): spec for at in places}
         if not asked:
             return {}
-        futures = self._admin_client().list_offsets(asked, isolation_level=level, request_timeout=ADMIN_SECS_MAX)
-        return {(at.topic, at.partition): future.result(ADMIN_SECS_MAX).offset for at, future in futures.items()}
+        try:
+            futures = self._admin_client().list_offsets(asked, isolation_level=level, request_timeout=ADMIN_SECS_MAX)
+            return {(at.topic, at.partition): future.result(ADMIN_SECS_MAX).offset for at, future in futures.items()}
+        except KafkaException:
+            # After a broker's restart this client would ask with the old leader's epoch for ever (FENCED_LEADER_EPOCH).
+            self._admin = None
+            raise
 
     def _admin_client(self) -> AdminClient:
         if self._admin is None:

@@ -15,6 +15,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from time import sleep
 from typing import Any
 
 import msgspec
@@ -37,6 +38,7 @@ COMMITTED_SECS_MAX = 1.0
 FENCE_AFTER_MS = 1_000  # a living owner's commit takes milliseconds
 FENCE_SECS_MAX = 10.0
 IDLE_SECS = 0.1
+PAUSE_SECS = 0.2  # after an error of the cluster, so that a broker that is away is not asked a thousand times a second
 NONE = -1001  # librdkafka's "no committed offset"
 
 
@@ -71,7 +73,7 @@ class Recovery:
     def __init__(
         self, clients: Clients, names: Names, tasks: Sequence[TaskSpec], folder: Path, worker: str, clock: Clock, *,
         standby: bool = False, accept_loss: bool = False, tombstones_ms: int = TOMBSTONES_MS,
-        open_store: Callable[[Path], Store] = Store,
+        open_store: Callable[[Path], Store] = Store, pause: Callable[[float], None] = sleep,
     ) -> None:  # fmt: skip
         self.ready: SimpleQueue[Recovered | BaseException] = SimpleQueue()
         self.ends: SimpleQueue[tuple[int, dict[At, int]]] = SimpleQueue()
@@ -89,6 +91,7 @@ class Recovery:
         self._stores: dict[Unit, Store] = {}
         self._lent: set[Unit] = set()  # units whose store the loop has
         self._reading: dict[At, Unit] = {}  # changelog partitions that are assigned
+        self._pause = pause
         self._reader: Client = clients.reader(f"{worker}-recovery")
         self._peeker: Client | None = None
 
@@ -163,6 +166,7 @@ class Recovery:
             if reaction_to(fault) is Reaction.STOP:
                 self.ready.put(fault)
             log.warning("recovery: %s", error_of(fault).name())
+            self._pause(PAUSE_SECS)
         except Exception as fault:  # a damaged disk, a bug: the loop ends with it
             self.ready.put(fault)
 

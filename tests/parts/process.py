@@ -5,6 +5,7 @@ import random
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -47,6 +48,9 @@ class Child:
     """One server process in its own session, its output in `log`, its files in `folder` (removed if the tests are killed)."""
 
     def __init__(self, command: Sequence[str], folder: Path, log: Path) -> None:
+        # What is removed must be the tests' own: a folder below the temporary one, and nobody's work.
+        temporary = Path(tempfile.gettempdir()).resolve()
+        assert temporary in folder.resolve().parents and not (folder / ".git").exists(), "a child's folder is removed with it"
         self.log = log
         self._from = log.stat().st_size if log.exists() else 0
         with log.open("ab") as out:

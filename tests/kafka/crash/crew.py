@@ -15,7 +15,7 @@ import msgspec
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from engine.kafka.connection import Connection
-from tests.kafka.crash.job import EVENTS, PARTITIONS
+from tests.kafka.crash.job import EVENTS, PARTITIONS, RELAYED
 from tests.parts.process import Child
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -52,9 +52,9 @@ class Crew:
         folder = self.folder / name
         folder.mkdir(parents=True, exist_ok=True)
         connection = msgspec.json.encode(msgspec.structs.replace(self.connection, **changed)).decode()
-        self.living[name] = child = Child(
-            [sys.executable, "-m", self.module, str(folder), name, connection], ROOT, folder / "log"
-        )  # fmt: skip
+        # `Child` removes its folder when the tests are killed: it gets the worker's own, and the module's path another way.
+        run = f"import runpy, sys; sys.path.insert(0, {str(ROOT)!r}); runpy.run_module({self.module!r}, run_name='__main__', alter_sys=True)"
+        self.living[name] = child = Child([sys.executable, "-c", run, str(folder), name, connection], folder, folder / "log")
         if wait:
             self.ready(name)
         return child
@@ -187,26 +187,29 @@ class Offsets:
     """The group's offsets as they move: who works on what may be seen by nobody, but progress can."""
 
     def __init__(self, connection: Connection) -> None:
-        self._places = [TopicPartition(connection.prefix + EVENTS, n) for n in range(PARTITIONS)]
+        self._places = [
+            TopicPartition(connection.prefix + topic, n) for topic in (EVENTS, RELAYED) for n in range(PARTITIONS)
+        ]  # fmt: skip
         self._consumer = Consumer({
             "bootstrap.servers": connection.bootstrap, "group.id": f"{connection.prefix}consentinel",
             "isolation.level": "read_uncommitted", "log_level": 0,
         })  # fmt: skip
 
     def now(self) -> list[int] | None:
-        """The committed offset of each partition of the events; None when the broker is away."""
+        """The committed offset of each unit's input, those of the events first; None when the broker is away."""
         try:
             return [max(p.offset, 0) for p in self._consumer.committed(list(self._places), timeout=2)]
         except Exception:  # noqa: BLE001
             return None
 
     def moved(self, since: list[int]) -> bool:
-        """Whether every partition has been committed beyond `since`."""
+        """Whether every unit has committed beyond `since`."""
         now = self.now()
         return now is not None and all(a > b for a, b in zip(now, since, strict=True))
 
     def total(self) -> int:
-        return sum(self.now() or [0])
+        """How many events have been relayed."""
+        return sum((self.now() or [])[:PARTITIONS])
 
     def close(self) -> None:
         self._consumer.close()

@@ -34,7 +34,7 @@ DRAIN_SECS_MAX = 90.0
 
 
 class Happened(NamedTuple):
-    """A fault and how long it took until every partition was committed again."""
+    """A fault and how long it took until every unit had committed again."""
 
     kind: str
     who: str
@@ -54,7 +54,7 @@ class Outcome(NamedTuple):
         for kind in KINDS:
             took = [h.secs for h in self.faults if h.kind == kind]
             if took:
-                rows.append(f"  {kind:12} {len(took):3}   every partition commits again after {median(took):5.1f} s, at most {max(took):.1f} s")
+                rows.append(f"  {kind:12} {len(took):3}   every unit commits again after {median(took):5.1f} s, at most {max(took):.1f} s")
         rows += ["", f"  workers that ended by themselves: {len(self.deaths)}", f"  records of aborted transactions: {f.aborted}", ""]
         rows.append("  lost / doubled / missing / duplicate   alien / disordered   alarms missing / duplicate   offsets wrong")
         rows.append(
@@ -88,7 +88,7 @@ class Audit:
             for name in WORKERS:
                 self.crew.start(name, wait=False)
             self.publisher.start()
-            self._again([0] * PARTITIONS)
+            self._again([0] * 2 * PARTITIONS)
             happened = [self.happen(kind) for kind in kinds]
             self.publisher.stop(events)
             until(self._drained, DRAIN_SECS_MAX, "the end of the events")
@@ -156,14 +156,14 @@ class Audit:
         return Happened(kind, who, secs)
 
     def _again(self, since: list[int], began: float | None = None) -> float:
-        """Wait until every partition has been committed beyond `since`; seconds since `began`."""
+        """Wait until every unit has committed beyond `since`; seconds since `began`."""
         began = time.monotonic() if began is None else began
 
         def moved() -> bool:
             self.crew.care()
             return self.offsets.moved(since)
 
-        until(moved, what="a commit of every partition")
+        until(moved, what="a commit of every unit")
         return time.monotonic() - began
 
     def _drained(self) -> bool:
