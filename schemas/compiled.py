@@ -88,7 +88,8 @@ class _Encoder:
         self._schemas = _Names()
         self._fresh = count()
         self._env: dict[str, Any] = {
-            "N": wire.LONGS, "K": wire.Keys(), "S": wire.string, "B": wire.bytes_, "W": wire.wide, "M": wire.micros, "J": "".join,
+            "N": wire.LONGS, "L": wire.LOWS, "U": wire.HIGHS, "K": wire.Keys(),
+            "S": wire.string, "B": wire.bytes_, "W": wire.wide, "M": wire.micros, "J": "".join,
             "H": header.decode("latin-1"), "FALSE": "\0", "TRUE": "\1", "NULL": "\0", "SOME": "\2", "END": "\0",
             "Unencodable": Unencodable,
         }  # fmt: skip
@@ -129,13 +130,15 @@ class _Encoder:
             case "bytes":
                 return f"B({value})"
             case "long":
-                return f"N[{value}]"
+                # Written out as in `wire.Longs`: every record has a time or two.
+                large = f"L[{value} & {wire.LOW_MASK}] + U[{value} >> {wire.LOW_BITS}]"
+                return f"(N[{value}] if {value} < {1 << wire.LOW_BITS} else {large})"
             case "moment":
                 return f"N[M({value})]"
             case "boolean":
                 return f"(TRUE if {value} else FALSE)"
             case "union":
-                return f"(NULL if {value} is None else SOME + {self._text(inner, value)})"
+                return f"(NULL if {value} is None else {self._item('SOME', inner, value)})"
             case "array":
                 item = f"i{next(self._fresh)}"
                 texts = f"[{self._item('', inner['items'], item)} for {item} in {value}]"

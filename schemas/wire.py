@@ -7,7 +7,9 @@ MICRO = timedelta(microseconds=1)
 MICROS_MIN = (datetime.min.replace(tzinfo=UTC) - EPOCH) // MICRO
 MICROS_MAX = (datetime.max.replace(tzinfo=UTC) - EPOCH) // MICRO
 LONG_MIN, LONG_MAX = -(1 << 63), (1 << 63) - 1
-SMALL_LONGS = range(-64, 8192)  # kept ready as text: counts, indices and the lengths of nearly all strings
+LOW_BITS = 13  # with the zigzag's bit, they fill two bytes
+LOW_MASK = (1 << LOW_BITS) - 1
+SMALL_LONGS = range(-64, 1 << LOW_BITS)  # kept ready as text: counts, indices and the lengths of nearly all strings
 KEY_CHARS_KEPT_MAX = 64  # a sender's own key may be of any length, and is not worth keeping
 RECENT_MAX = 4096  # upper halves of longs kept as text; of a time in ms one lasts 8 s, so these are nine hours
 
@@ -21,30 +23,35 @@ def varint(value: int) -> str:
     return text + chr(rest)
 
 
-class Longs(dict[int, str]):
-    """The text of every long. Raises `OverflowError` beyond 64 bits.
+class Highs(dict[int, str]):
+    """The text of a whole number's part above its lower 13 bits, which `LOWS` has. Raises `OverflowError` beyond 64 bits."""
 
-    Small ones are kept. A larger one is put together from two halves: two times differ mostly in their lower 14 bits.
-    """
+    def __missing__(self, high: int) -> str:
+        if high > LONG_MAX >> LOW_BITS:
+            raise OverflowError
+        if len(self) >= RECENT_MAX:
+            self.clear()
+        text = self[high] = varint((high >> 1) ^ -(high & 1))  # its zigzag is the number itself
+        return text
+
+
+# A long from 8192 on is put together from two halves: two times differ mostly in the lower one.
+LOWS = [chr(half << 1 & 127 | 128) + chr(half >> 6 | 128) for half in range(1 << LOW_BITS)]
+HIGHS = Highs()
+
+
+class Longs(dict[int, str]):
+    """The text of every long; small ones are kept. Raises `OverflowError` beyond 64 bits."""
 
     def __init__(self) -> None:
         super().__init__((value, varint(value)) for value in SMALL_LONGS)
-        self._low = [chr(half & 127 | 128) + chr(half >> 7 | 128) for half in range(1 << 14)]
-        self._high: dict[int, str] = {}
 
     def __missing__(self, value: int) -> str:
-        zigzag = (value << 1) ^ (value >> 63)
-        high = zigzag >> 14
-        text = self._high.get(high)
-        if text is None:
-            if not LONG_MIN <= value <= LONG_MAX:  # what is out of range has an upper half that is never kept
-                raise OverflowError
-            if not high:
-                return varint(value)
-            if len(self._high) >= RECENT_MAX:
-                self._high.clear()
-            text = self._high[high] = varint((high >> 1) ^ -(high & 1))
-        return self._low[zigzag & 16383] + text
+        if value > 0:
+            return LOWS[value & LOW_MASK] + HIGHS[value >> LOW_BITS]
+        if value < LONG_MIN:
+            raise OverflowError
+        return varint(value)
 
 
 LONGS = Longs()

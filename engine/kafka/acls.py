@@ -152,9 +152,10 @@ def apply_acls(
     admin = Admin.opened(connection, timeout_secs)
     steps, grants, revokes = _planned(admin, connection, topology, mine, revoke)
     if grants:
-        _answers(admin, admin.client.create_acls(grants), "granting")
+        _answers(admin, admin.client.create_acls(grants, request_timeout=admin.left_secs()), "granting")
     if revokes:
-        _answers(admin, admin.client.delete_acls([_filter_of(binding) for binding in revokes]), "revoking")
+        filters = [_filter_of(binding) for binding in revokes]
+        _answers(admin, admin.client.delete_acls(filters, request_timeout=admin.left_secs()), "revoking")
     return steps
 
 
@@ -168,7 +169,7 @@ def _planned(
         needed |= {_binding(right, principal): role for right in rights(topology, names, role)}
     here: set[AclBinding] = set()
     for principal in dict.fromkeys(principals.values()):
-        future = admin.client.describe_acls(_all_of(principal))
+        future = admin.client.describe_acls(_all_of(principal), request_timeout=admin.left_secs())
         here.update(admin.result(future, "reading ACLs"))
     roles = {principal: role for role, principal in principals.items()}
     grants = [binding for binding in needed if binding not in here]
@@ -183,7 +184,8 @@ def _require_authorizer(admin: Admin) -> None:
     """Raise `AuthorizerOff` where nobody's rights are checked: asked for ACLs, such a cluster says only that there are none."""
     broker = ConfigResource(ConfigResource.Type.BROKER, str(min(admin.metadata().brokers)))
     try:
-        settings = admin.result(admin.client.describe_configs([broker])[broker], "reading a broker's settings")
+        asked = admin.client.describe_configs([broker], request_timeout=admin.left_secs())
+        settings = admin.result(asked[broker], "reading a broker's settings")
     except NotAuthorised:
         return  # somebody checked
     authorizer = settings.get("authorizer.class.name")

@@ -1,7 +1,7 @@
 """One administrator's client per job: every answer comes within a deadline or as a fault of `faults.py`."""
 
 from collections.abc import Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from concurrent.futures import TimeoutError as FutureTimeout
 from time import monotonic, sleep
 from typing import Any, Final, TypeVar
@@ -25,6 +25,7 @@ from engine.kafka.probe import probe
 T = TypeVar("T")
 POLL_SECS: Final = 0.05
 METADATA_SECS: Final = 1.0  # a look at what went wrong each time
+GRACE_SECS: Final = 0.5
 PROBE_SECS_MAX: Final = 3.0
 PROBE_SHARE: Final = 0.4  # of the time: a client that connects needs the rest for its questions
 FIRST_SECS_MAX: Final = 5.0  # with the probe: an address or a password that is wrong is told within 8 s
@@ -106,20 +107,18 @@ class Admin:
             raise self.silence()
         return left
 
-    def result(self, future: "Future[T]", what: str, secs_max: float | None = None) -> T:
-        """The answer to one question. Raises `KafkaFault`, within the deadline; at once where waiting cannot help.
+    def result(self, future: "Future[T]", what: str) -> T:
+        """The answer to one question. Raises `KafkaFault`, a moment after the deadline at the latest.
 
-        `secs_max`: wait no longer than this, and then raise `NotYet`.
+        Every question is asked with `left_secs` as its own limit, so that none is open when the client goes: that would
+        leave its answer to nobody.
         """
-        until = None if secs_max is None else monotonic() + secs_max
         while True:
             try:
-                return future.result(min(POLL_SECS, self.left_secs()))
+                return future.result(POLL_SECS)
             except FutureTimeout:
-                if until is not None and monotonic() > until:
-                    raise NotYet(f"{what}: {_NOT_YET}") from None
                 self.client.poll(0)
-                if self._ears.final:
+                if self.deadline + GRACE_SECS < monotonic():
                     raise self.silence() from None
             except KafkaException as refused:
                 error = refused.args[0] if refused.args else None
@@ -127,6 +126,7 @@ class Admin:
 
     def results(self, futures: Mapping[str, "Future[T]"], what: str) -> dict[str, T]:
         """The answers to several questions, by what they are about. Raises `KafkaFault`, which names the first that failed."""
+        wait(futures.values(), self.left_secs() + GRACE_SECS)
         return {name: self.result(future, f"{what} {name}") for name, future in futures.items()}
 
     def metadata(self, secs_max: float = 60.0) -> ClusterMetadata:

@@ -108,12 +108,13 @@ def apply_plan(
     _create(admin, fresh, only_ask=True)
     _alter(admin, settings, only_ask=True)
     if gone:
-        admin.results(admin.client.delete_topics(gone), "deleting")
+        admin.results(admin.client.delete_topics(gone, request_timeout=admin.left_secs()), "deleting")
         _settled(admin, lambda seen: not seen.topics.keys() & set(gone))
     _create(admin, made, only_ask=False)
     _alter(admin, settings, only_ask=False)
     if grown:
-        admin.results(admin.client.create_partitions([NewPartitions(name, to) for name, to in grown.items()]), "cutting")
+        more = [NewPartitions(name, to) for name, to in grown.items()]
+        admin.results(admin.client.create_partitions(more, request_timeout=admin.left_secs()), "adding partitions to")
     parts = {topic.name: topic.partitions for topic in made} | grown
     _settled(admin, lambda seen: all(_is_served(seen.topics.get(name), count) for name, count in parts.items()))
     return plan
@@ -133,7 +134,7 @@ def _planned(admin: Admin, connection: Connection, topology: Topology, allow_del
         found = seen.topics[topic.name]
         cut = list(_cut(admin, topic, found, allow_delete))
         steps.extend(cut)
-        if not any(step.action == "recreate" for step in cut):  # a topic that is made anew gets its settings so
+        if not any(step.action == "recreate" and not step.blocked for step in cut):  # one that is made anew gets its settings so
             steps.extend(_differences(topic, settings[topic.name]))
     others = _unknown(connection.prefix, seen.topics.keys(), {topic.name for topic in wanted})
     steps.extend(Step(action="delete" if allow_delete else "unknown", topic=name) for name in others)
@@ -145,7 +146,8 @@ def settings_of(admin: Admin, names: Sequence[str]) -> dict[str, dict[str, str]]
     found: dict[str, dict[str, str]] = {}
     for at in range(0, len(names), TOPICS_PER_CALL):
         asked = [ConfigResource(ConfigResource.Type.TOPIC, name) for name in names[at : at + TOPICS_PER_CALL]]
-        futures = {resource.name: future for resource, future in admin.client.describe_configs(asked).items()}
+        answers = admin.client.describe_configs(asked, request_timeout=admin.left_secs())
+        futures = {resource.name: future for resource, future in answers.items()}
         for name, entries in admin.results(futures, "reading the settings of").items():
             found[name] = {key: entry.value or "" for key, entry in entries.items()}
     return found
@@ -207,7 +209,8 @@ def _settings(plan: Plan) -> dict[str, dict[str, str]]:
 def _create(admin: Admin, topics: Sequence[Wanted], *, only_ask: bool) -> None:
     if topics:
         new = [NewTopic(topic.name, topic.partitions, topic.replication_factor, config=topic.config) for topic in topics]
-        admin.results(admin.client.create_topics(new, validate_only=only_ask), "making")
+        futures = admin.client.create_topics(new, validate_only=only_ask, request_timeout=admin.left_secs())
+        admin.results(futures, "making")
 
 
 def _alter(admin: Admin, settings: Mapping[str, Mapping[str, str]], *, only_ask: bool) -> None:
@@ -217,7 +220,7 @@ def _alter(admin: Admin, settings: Mapping[str, Mapping[str, str]], *, only_ask:
     for name, values in settings.items():
         entries = [ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET) for key, value in values.items()]
         resources.append(ConfigResource(ConfigResource.Type.TOPIC, name, incremental_configs=entries))
-    futures = admin.client.incremental_alter_configs(resources, validate_only=only_ask)
+    futures = admin.client.incremental_alter_configs(resources, validate_only=only_ask, request_timeout=admin.left_secs())
     admin.results({resource.name: future for resource, future in futures.items()}, "setting")
 
 

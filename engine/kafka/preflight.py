@@ -23,7 +23,7 @@ from engine.declarations import Role, Topology
 from engine.kafka.acls import OPERATIONS, Right, rights
 from engine.kafka.admin import Admin, NotYet
 from engine.kafka.connection import Connection
-from engine.kafka.faults import NotAuthorised, PartitionsWrong, PolicyWrong, TopicsMissing, told
+from engine.kafka.faults import BrokerUnreachable, NotAuthorised, PartitionsWrong, PolicyWrong, TopicsMissing, told
 from engine.kafka.names import Names
 from engine.kafka.plan import settings_of
 from engine.kafka.topics import by_name, wanted_topics, wrong_policy
@@ -56,7 +56,8 @@ def check(
 
 def _described(admin: Admin, names: list[str]) -> dict[str, TopicDescription]:
     """The topics with what we may do to them. Raises `NotAuthorised` and `TopicsMissing` with their names."""
-    futures = admin.client.describe_topics(TopicCollection(names), include_authorized_operations=True)
+    secs = admin.left_secs()
+    futures = admin.client.describe_topics(TopicCollection(names), include_authorized_operations=True, request_timeout=secs)
     found: dict[str, TopicDescription] = {}
     missing: list[str] = []
     hidden: list[str] = []
@@ -89,13 +90,14 @@ def _check_rights(admin: Admin, needed: list[Right], described: Mapping[str, Top
 
 def _on_group(admin: Admin, name: str) -> Sequence[Enum] | None:
     """What we may do to a group; None: it cannot be known yet, since a new cluster has no coordinator before its first group."""
-    futures = admin.client.describe_consumer_groups([name], include_authorized_operations=True)
+    secs = min(GROUP_SECS_MAX, admin.left_secs())
+    futures = admin.client.describe_consumer_groups([name], include_authorized_operations=True, request_timeout=secs)
     try:
-        found: Sequence[Enum] | None = admin.result(futures[name], "looking at the group", GROUP_SECS_MAX).authorized_operations
+        found: Sequence[Enum] | None = admin.result(futures[name], "looking at the group").authorized_operations
         return found
     except NotAuthorised:
         return ()
-    except NotYet:
+    except (NotYet, BrokerUnreachable):
         return None
 
 

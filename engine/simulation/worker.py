@@ -6,12 +6,13 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from engine.context import Shared
+from engine.kafka.recovery import Recovery
 from engine.kafka.runtime import KafkaRuntime
 from engine.loop import TaskLoop, plans
 from engine.secrets import Secrets
 from engine.simulation.clients import FakeClients
 from engine.simulation.process import Process
-from engine.simulation.virtual import Folder
+from engine.simulation.virtual import Folder, VirtualTime
 
 if TYPE_CHECKING:
     from engine.simulation.world import World
@@ -43,9 +44,14 @@ class Worker:
         self.process = Process(self.name, self.life, world.strike)
         world.tell(self.name, f"starts, life {self.life}")
         clients = world.bug.clients(FakeClients)(world.cluster, self.process, world.names)
+        folder: Any = Folder(f"/{self.name}")
+        fakes: Any = clients
+        recovery = Recovery(
+            fakes, world.names, world.tasks, folder, self.name, world.clock, pause=VirtualTime(world.cluster).sleep
+        )  # fmt: skip
         self.runtime = KafkaRuntime(
-            clients, world.names, world.topology.topic_specs(), world.tasks, folder=Folder(f"/{self.name}"), worker=self.name,  # type: ignore[arg-type]
-            clock=world.clock, tables=("controllers",), threaded=False,
+            fakes, world.names, world.topology.topic_specs(), world.tasks, folder=folder, worker=self.name, clock=world.clock,
+            tables=("controllers",), recovery=recovery, threaded=False,
         )  # fmt: skip
         process, name = self.process, self.name
 

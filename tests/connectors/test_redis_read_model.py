@@ -77,6 +77,14 @@ def test_of_a_batch_that_overlaps_only_what_is_new_is_applied(model: Model) -> N
     assert model.rows() == {row("b"): b"1"}
 
 
+def test_what_an_overlapping_batch_says_of_the_past_undoes_nothing(model: Model) -> None:
+    model.writer.begin(UNIT, LOG, NOW_MS)
+    model.writer.apply(UNIT, "topic-1", 0, [(2, row("a"), b"1"), beat(3, NOW_MS)], 4)
+    old: list[Change] = [(0, row("a"), None), beat(1, NOW_MS - 9_000), (5, row("b"), b"1")]
+    assert model.writer.apply(UNIT, "topic-1", 0, old, 6) == 6
+    assert model.rows() == {row("a"): b"1", row("b"): b"1"} and model.reader.beats()["subject", 0] == NOW_MS
+
+
 def test_a_gap_is_refused(model: Model) -> None:
     model.writer.begin(UNIT, LOG, NOW_MS)
     assert model.writer.apply(UNIT, "topic-1", 5, [(5, row("a"), b"1")], 6) == 0

@@ -110,9 +110,10 @@ def settled(connection: Connection, steps: set[tuple[str, str]], **given: bool) 
     deadline = time.monotonic() + SECS_MAX
     while True:
         plan = make_plan(connection, TOPOLOGY, **given)
-        if {(step.action, step.topic.removeprefix(connection.prefix)) for step in plan.steps} == steps:
+        found = {(step.action, step.topic.removeprefix(connection.prefix)) for step in plan.steps}
+        if found == steps:
             return plan
-        assert time.monotonic() < deadline, plan.steps
+        assert time.monotonic() < deadline, found
 
 
 def configure(connection: Connection, topic: str, values: Mapping[str, str]) -> None:
@@ -197,6 +198,9 @@ def test_partitions_are_taken_away_only_from_an_empty_topic_and_when_told(ready:
     write(ready, "decisions")
     assert make_plan(ready, TOPOLOGY, allow_delete=True).blocked[0].blocked == "holds-records"
     remake(ready, "decisions", 9, **wanted()["decisions"].config)
+    deadline = time.monotonic() + SECS_MAX
+    while settled(ready, {("recreate", "decisions")}, allow_delete=True).blocked:
+        assert time.monotonic() < deadline, "the new topic is empty"
     assert not apply_plan(ready, TOPOLOGY, allow_delete=True).blocked
     assert settled(ready, set()).steps == ()
 

@@ -1,20 +1,27 @@
 """What the task loop promises to any processor, shown with processors made for it."""
 
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar
 
+import msgspec
 import pytest
 
 from engine.context import TaskPlan
 from engine.filering import FileRing
-from engine.layout import state_prefix
+from engine.layout import data_key, state_key, state_prefix
 from engine.loop import PIPELINE_TURNS, RECORDS_PER_TASK_MAX
+from engine.overlay import Overlay
 from engine.partition import FAULT_WAIT_MS
 from engine.runtime import Output
-from processors.kernel import Alarm, Audit, Delete, Effect, Emit, Incurious, Mint, Put, Refuse, Sealed, Shred, State, Wake
+from engine.sealing import TokenForeign, raw_key_id
+from processors.admit_event import AdmitEvent
+from processors.kernel import Alarm, Audit, Delete, Effect, Emit, Incurious, Mint, Nonce, Put, Refuse, Sealed, Shred, State, Wake
 from schemas.base import Record
+from schemas.codec import unpacked
 from schemas.events import ConsentChanged
+from schemas.routed import Envelope
 from schemas.topics import ProtectedConversation
 from tests.harness import CUSTOMER, Deployment
 
@@ -274,3 +281,88 @@ def test_what_a_door_resolved_stands_whatever_the_settings_are_when_it_is_folded
     made.publish("controller.configured", {"default_region": "AT", "employee_basis": "contract"})
     made.publish("consent.withdrawn", named, refs=(german,))
     assert [row.subject_ref for row in made.latest("consent.state").values()] == [german]
+
+
+def test_a_doors_consent_is_handed_on_unread_and_becomes_what_a_fold_makes_of_it(
+    tmp_path: Path, ring: FileRing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Deployment(tmp_path, ring=ring)
+    ref = made.ref(CUSTOMER)
+    made.publish("consent.given", CONSENT, id_="read")
+    read = []
+    monkeypatch.setattr("engine.partition.decode_event", lambda *of: read.append(of))
+    made.publish("consent.given", CONSENT, id_="unread", refs=(ref,))
+    assert read == []
+    keys, sent = zip(*[
+        (record.key, unpacked(made.secrets.open_raw("subject.events", record.value) or b""))
+        for n in range(4) for record in made.runtime.read("subject.events", n, 0, 10)
+    ], strict=True)  # fmt: skip
+    assert keys == (ref.encode(),) * 2
+    assert msgspec.structs.replace(sent[0], id="unread") == sent[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "refs"),
+    [({}, 0), ({}, 2), ({"type": "call.ended"}, 1), ({"time_ms": 1 + 86_400_001}, 1), ({"refs": ("",)}, 1)],
+)
+def test_what_asks_for_a_look_at_its_data_is_not_handed_on(change: dict[str, Any], refs: int) -> None:
+    plain: dict[str, Any] = {
+        "id": "e", "source": "s", "type": "consent.given", "controller": "acme", "time_ms": 1, "receipt_ms": 1,
+    }  # fmt: skip
+    envelope = Envelope(**{**plain, "refs": ("sub_a", "sub_b")[:refs], **change})
+    assert AdmitEvent().hand_on(envelope) is None
+    assert AdmitEvent().hand_on(Envelope(**plain, refs=("sub_a",))) is not None
+
+
+def test_an_owner_gets_a_new_name_in_the_audit_when_its_nonce_is_deleted_or_never_kept(tmp_path: Path, ring: FileRing) -> None:
+    def fold(view: Any, event: Any, at: Any) -> Iterator[Effect]:
+        step.append(len(step))
+        yield Audit("named", at.controller)
+        if len(step) == 1:
+            raise ValueError("its nonce goes with it")
+        if len(step) == 3:
+            yield Delete(Nonce)
+
+    step: list[int] = []
+    made = deployment(tmp_path, ring, Scripted("name", fold))
+    for _ in range(4):
+        made.publish("consent.given", CONSENT)
+    subjects = [entry.subject for entry in made.audit("named")]
+    assert len(subjects) == 3 and subjects[0] == subjects[1] != subjects[2]
+    kept = [
+        Nonce(*msgspec.msgpack.decode(value)) for n in range(4)
+        for _, value in made.runtime.scan("subject", n, state_key(made.ref(CUSTOMER), Nonce.KIND, ()))
+    ]  # fmt: skip
+    assert [sha256(nonce.value + made.ref(CUSTOMER).encode()).hexdigest() for nonce in kept] == [subjects[2]]
+
+
+def test_what_is_taken_back_is_as_it_was_and_a_wrapped_key_is_known_for_one_turn(tmp_path: Path, ring: FileRing) -> None:
+    made = Deployment(tmp_path, ring=ring)
+    overlay = Overlay(made.runtime, "subject", 0)
+    key, other, wrapped = state_key("o", "note", ("1",)), state_key("o", "note", ("2",)), data_key("o", "scope")
+    overlay.put(key, Note(1))
+    overlay.mark()
+    overlay.put(key, Note(2))
+    overlay.put(key, None)
+    overlay.put(other, Note(3))
+    overlay.set(wrapped, b"key")
+    overlay.undo()
+    assert overlay.writes() == {key: msgspec.msgpack.encode(Note(1))}
+    assert overlay.get(Note, key) == Note(1) and overlay.get(Note, other) is None and overlay.get_bytes(wrapped) is None
+    overlay.set(wrapped, b"key")
+    assert overlay.get_bytes(wrapped) == b"key"
+    overlay.committed()
+    assert overlay.get_bytes(wrapped) is None and overlay.get(Note, key) == Note(1)
+    overlay.forget()
+    assert overlay.get(Note, key) is None, "the store never had it"
+
+
+def test_a_destroyed_raw_key_opens_nothing_in_the_next_batch(tmp_path: Path, ring: FileRing) -> None:
+    made = Deployment(tmp_path, ring=ring)
+    token = made.secrets.sealing("calls", made.now_ms)(b"words")
+    assert made.secrets.opening("calls")(token) == b"words"
+    with pytest.raises(TokenForeign):
+        made.secrets.opening("consents")(token)
+    ring.close_raw("raw", made.now_ms)
+    ring.destroy_raw([raw_key_id(token)])
+    assert made.secrets.opening("calls")(token) is None
