@@ -1,18 +1,40 @@
-"""`./run bench [embedded] [--events N] [--rounds N]`: prints a table of CPU per event and its ratio to the floor."""
+"""`./run bench [embedded|kafka]`: prints a table of CPU per event and its ratio to a floor of the same run.
+
+`kafka` runs against `$KAFKA_BOOTSTRAP`, or on a broker of its own.
+"""
 
 import argparse
+import sys
 
-from benchmarks import embedded
+DEFAULT_EVENTS = {"embedded": 20_000, "kafka": 200_000, "restore": 500_000}
 
 
 def main() -> None:
     """Run the named benchmark."""
     parser = argparse.ArgumentParser(prog="./run bench", description=__doc__)
-    parser.add_argument("what", nargs="?", default="embedded", choices=["embedded"])
-    parser.add_argument("--events", type=int, default=20_000)
+    parser.add_argument("what", nargs="?", default="embedded", choices=["embedded", "kafka"])
+    parser.add_argument("--events", type=int, help="events of floor and job, or records to restore")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--consents", type=int, default=60_000, help="kafka: events of the real consent path")
+    parser.add_argument("--restore", action="store_true", help="kafka: measure restoring instead")
+    parser.add_argument("--failover", action="store_true", help="kafka: measure failing over instead")
+    parser.add_argument("--profile", default="", metavar="FILE", help="kafka: write profiles to FILE.job, .unsealed and .sealed")
+    parser.add_argument("--strict", action="store_true", help="kafka: exit 1 when a bound is missed")
     args = parser.parse_args()
-    embedded.run(args.events, args.rounds)
+    events = args.events or DEFAULT_EVENTS["restore" if args.restore else args.what]
+    # Imported here, so that either one runs without what the other needs.
+    if args.what == "embedded":
+        from benchmarks import embedded  # noqa: PLC0415
+
+        embedded.run(events, args.rounds)
+        return
+    from benchmarks import kafka  # noqa: PLC0415
+
+    held = kafka.run(
+        events, args.rounds, args.consents, restores=args.restore, failovers=args.failover, profile=args.profile
+    )  # fmt: skip
+    if args.strict and not held:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

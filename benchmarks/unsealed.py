@@ -1,4 +1,22 @@
+"""Secrets that leave whole records as they are: what the consent path costs without sealing. For benchmarks only.
+
+A deployment has no such switch: whatever rests in its log is sealed (design, section 4). Fields under data keys stay sealed
+here too.
+"""
+
+from collections.abc import Callable
+
+from engine.keyring import RawClass
 from engine.secrets import Secrets
+
+
 class UnsealedSecrets(Secrets):
-    def seal_raw(self, topic, data, now_ms, class_="raw"): return data
-    def open_raw(self, topic, token, class_="raw"): return token
+    """As `Secrets`, but a record under an hour's or a day's key is its plain bytes."""
+
+    def sealing(self, topic: str, now_ms: int, class_: RawClass = "raw") -> Callable[[bytes], bytes]:
+        """Give each record back as it is."""
+        return bytes  # of bytes: the same object
+
+    def opening(self, topic: str, class_: RawClass = "raw") -> Callable[[bytes], bytes | None]:
+        """Give each record back as it was sealed."""
+        return bytes

@@ -125,9 +125,14 @@ def configure(connection: Connection, topic: str, values: Mapping[str, str]) -> 
 
 
 def write(connection: Connection, topic: str, **given: Any) -> None:
-    producer = Producer(connection.config("t"))
-    producer.produce(connection.prefix + topic, b"value", b"key", **given)
-    assert producer.flush(SECS_MAX) == 0
+    """Write one record and see it acknowledged; a topic that was made a moment ago may not be known yet."""
+    producer = Producer({**connection.config("t"), "message.timeout.ms": 5_000})
+    deadline = time.monotonic() + SECS_MAX
+    faults: list[Any] = [True]
+    while faults[-1] is not None:
+        assert time.monotonic() < deadline, faults
+        producer.produce(connection.prefix + topic, b"value", b"key", on_delivery=lambda e, _m: faults.append(e), **given)
+        producer.flush(SECS_MAX)
 
 
 def remake(connection: Connection, topic: str, partitions: int, **config: str) -> None:

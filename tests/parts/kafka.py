@@ -22,7 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import Protocol, Self
 
-from tests.parts.process import Child, PartFailed, PartMissing, free_ports
+from tests.parts.process import SCRATCH, Child, PartFailed, PartMissing, free_ports
 
 VERSION = os.environ.get("KAFKA_VERSION", "4.1.1")
 IMAGE = f"apache/kafka:{VERSION}"
@@ -194,7 +194,7 @@ class Broker:
         return [java(), f"-Dlog4j2.configurationFile={self.folder}/log4j2.properties", *options, "-cp", f"{libs}/*"]
 
     def _format(self, libs: Path) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="consentinel-kafka-"))
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{SCRATCH}kafka-"))
         names = ["CONTROLLER", *self.protocols]
         self.ports = dict(zip(names, free_ports(len(names)), strict=True))
         addresses = {name: f"{name}://127.0.0.1:{port}" for name, port in self.ports.items()}
@@ -223,7 +223,7 @@ class Broker:
     def _run(self, libs: Path) -> None:
         assert self.folder is not None
         command = self._java(libs, f"-Xmx{self.heap}", "-XX:+UseSerialGC")
-        child = Child([*command, "kafka.Kafka", str(self.folder / "server.properties")], self.folder, self.log)
+        child = Child([*command, "kafka.Kafka", str(self.folder / "server.properties")], self.folder, self.log, scratch=True)
         child.wait_until(lambda: "Kafka Server started" in child.printed(), START_SECS_MAX)
         self._child = child
 

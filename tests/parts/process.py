@@ -16,9 +16,11 @@ PORTS = range(20_000, 32_000)
 PORT_TRIES_MAX = 200
 STOP_SECS_MAX = 20.0
 TAIL_CHARS = 3_000
+SCRATCH = "consentinel-"  # how the names of folders begin that a server's end may remove
 
 # Waits for the end of a pipe that only the parent holds, so it acts even when the parent was killed with -9.
-WATCH = 'read -r _; kill -9 "$1"; rm -rf -- "$2"'
+WATCH = 'read -r _; kill -9 "$1"'
+WATCH_SCRATCH = WATCH + '; rm -rf -- "$2"'
 
 
 class PartFailed(RuntimeError):
@@ -45,12 +47,15 @@ class PartMissing(PartFailed):
 
 
 class Child:
-    """One server process in its own session, its output in `log`, its files in `folder` (removed if the tests are killed)."""
+    """One server process in its own session and in `folder`, its output in `log`.
 
-    def __init__(self, command: Sequence[str], folder: Path, log: Path) -> None:
-        # What is removed must be the tests' own: a folder below the temporary one, and nobody's work.
-        temporary = Path(tempfile.gettempdir()).resolve()
-        assert temporary in folder.resolve().parents and not (folder / ".git").exists(), "a child's folder is removed with it"
+    `scratch`: the folder holds nothing but this server's files, and goes with it when the tests are killed.
+    """
+
+    def __init__(self, command: Sequence[str], folder: Path, log: Path, *, scratch: bool = False) -> None:
+        if scratch:  # nobody's work may ever be handed in here by mistake
+            temporary = Path(tempfile.gettempdir()).resolve()
+            assert temporary in folder.resolve().parents and folder.name.startswith(SCRATCH), "not a server's scratch folder"
         self.log = log
         self._from = log.stat().st_size if log.exists() else 0
         with log.open("ab") as out:
@@ -58,7 +63,7 @@ class Child:
                 command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, cwd=folder, start_new_session=True
             )
         self._watch = subprocess.Popen(
-            ["sh", "-c", WATCH, "watch", str(self.process.pid), str(folder)],
+            ["sh", "-c", WATCH_SCRATCH if scratch else WATCH, "watch", str(self.process.pid), str(folder)],
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
 

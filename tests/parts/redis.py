@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Protocol, Self
 
-from tests.parts.process import Child, PartMissing, free_ports
+from tests.parts.process import SCRATCH, Child, PartMissing, free_ports
 
 START_SECS_MAX = 20
 
@@ -73,13 +73,13 @@ class RedisServer:
     def start(self) -> Self:
         """Start it; after `stop(keep=True)` on the port it had."""
         if self.folder is None:
-            self.folder = Path(tempfile.mkdtemp(prefix="consentinel-redis-"))
+            self.folder = Path(tempfile.mkdtemp(prefix=f"{SCRATCH}redis-"))
             (self.port,) = free_ports(1)
         command = [program(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", ""]
         command += ["--appendonly", "yes" if self.persistent else "no"]
         for name, value in self.options.items():
             command += [f"--{name}", value]
-        child = Child(command, self.folder, self.folder / "redis.log")
+        child = Child(command, self.folder, self.folder / "redis.log", scratch=True)
         child.wait_until(self._answers, START_SECS_MAX)
         self._child = child
         return self
