@@ -6,17 +6,11 @@ What such a record says of itself is not believed: it gets no refs and no actor,
 from typing import Final
 
 from engine.runtime import LogRecord
-from engine.sealing import form_of
 from schemas.cloudevents import of_record
 from schemas.decode import Invalid
 from schemas.routed import Envelope
 
 OPEN: Final = {"calls": "call.", "consents": "consent."}  # topics that publishers may write to, and what types begin with there
-
-
-def is_outside(topic: str, value: bytes) -> bool:
-    """Whether a record of `topic` was written by a publisher: doors and tasks seal what they write."""
-    return topic in OPEN and form_of(value) != "raw"
 
 
 def envelope_of(topic: str, record: LogRecord) -> Envelope:

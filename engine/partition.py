@@ -11,6 +11,7 @@ from engine.context import Moment, Shared, TaskPlan, withheld
 from engine.effects import ALARM, ALARM_VALUE, ROUTED_BY_NAME, Effects
 from engine.keyring import RingFault
 from engine.layout import KINDS, DueAlarm, alarm_key, due_key, key_in
+from engine.outside import OPEN, envelope_of
 from engine.overlay import Overlay
 from engine.runtime import LogRecord, Output, Runtime, RuntimeFault
 from engine.sealing import SealingFault
@@ -87,13 +88,17 @@ class Partition:
         """Fold records in order. What cannot be used is quarantined; nothing stops."""
         inside, opened = topic in self._shared.internal, self._shared.secrets.opening(topic)
         porter = None if inside else self._porter
+        sealed = self._shared.secrets.is_sealed if topic in OPEN else None
         ready: list[tuple[Moment, Record]] = []
         wanted: dict[bytes, type[State]] = {}
         for record in records:
             at = (topic, self.partition, record.offset)
             envelope: Envelope | None = None
             try:
-                envelope = _envelope(record, opened)
+                if sealed is not None and record.value and not sealed(record.value):
+                    envelope = _outside(topic, record)
+                else:
+                    envelope = _envelope(record, opened)
                 onward = porter.hand_on(envelope) if porter is not None and envelope.refs else None
                 if onward is not None:
                     self.effects.forward(onward, envelope, now_ms)
@@ -225,6 +230,14 @@ def _envelope(record: LogRecord, opened: Callable[[bytes], bytes | None]) -> Env
         return unpacked(data)
     except (SealingFault, Malformed, SchemaUnknown):
         raise Unusable("unreadable") from None
+
+
+def _outside(topic: str, record: LogRecord) -> Envelope:
+    """The envelope of what a publisher wrote to Kafka itself. Raises `Unusable`."""
+    try:
+        return envelope_of(topic, record)
+    except Invalid as e:
+        raise Unusable(e.code, e.field) from None
 
 
 def _event(envelope: Envelope, inside: bool) -> Record:

@@ -15,6 +15,7 @@ from engine.sealing import (
     Sealer,
     actor_hash,
     field_name,
+    form_of,
     open_text,
     place_of,
     raw_key_id,
@@ -96,6 +97,10 @@ class Secrets:
             return None if sealer is None else sealer.open_raw(token, place)
 
         return opened
+
+    def is_sealed(self, value: bytes) -> bool:
+        """Whether a record claims to be sealed; only opening it proves the claim."""
+        return form_of(value) == "raw"
 
     def forget_raw(self, key_ids: Iterable[int]) -> None:
         """Let go of raw keys that were destroyed."""

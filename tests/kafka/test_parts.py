@@ -13,6 +13,7 @@ from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from tests.parts.kafka import Broker, Kafka
+from tests.parts.process import Child
 from tests.parts.redis import Redis, RedisServer
 from tests.parts.topics import drop_topics, make_topics, new_prefix
 
@@ -139,8 +140,43 @@ def test_a_server_ends_with_the_tests_even_when_they_are_killed() -> None:
     while Path(folder).exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not Path(folder).exists()
+    assert is_gone(pid), "it outlived the tests"
+
+
+LEAVES_A_CHILD_BEHIND = """
+import sys, time
+from pathlib import Path
+from tests.parts.process import Child
+folder = Path(sys.argv[1])
+print(Child(["sleep", "600"], folder, folder / "log").pid, flush=True)
+time.sleep(600)
+"""
+
+
+def is_gone(pid: str) -> bool:
     status = Path(f"/proc/{pid}/status")
-    assert not status.exists() or "State:\tZ" in status.read_text(), "it outlived the tests"
+    return not status.exists() or "State:\tZ" in status.read_text()
+
+
+def test_a_child_ends_with_the_tests_and_the_folder_that_it_worked_in_stays(tmp_path: Path) -> None:
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", LEAVES_A_CHILD_BEHIND, str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE) as tests:
+        assert tests.stdout is not None
+        pid = tests.stdout.readline().decode().strip()
+        tests.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while not is_gone(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert is_gone(pid)
+    time.sleep(0.5)  # what comes after the kill would come at once
+    assert (tmp_path / "log").exists()
+
+
+def test_no_folder_is_removed_but_a_servers_own_temporary_one(tmp_path: Path) -> None:
+    for folder in (ROOT, Path.home(), Path("/"), tmp_path, tmp_path / "other"):
+        with pytest.raises(AssertionError, match="scratch"):
+            Child(["sleep", "600"], folder, tmp_path / "log", scratch=True)
 
 
 @pytest.mark.usefixtures("redis_program")

@@ -3,9 +3,11 @@
 import msgspec
 import pytest
 
-from engine.outside import envelope_of, is_outside
-from engine.runtime import LogRecord
+from engine.outside import envelope_of
+from engine.runtime import LogRecord, Output
+from engine.sealing import form_of
 from schemas.decode import Invalid
+from tests.harness import Deployment
 
 DATA = msgspec.json.encode({"conversation_id": "c1", "disposition": "done"})
 HEADERS = (
@@ -65,8 +67,42 @@ def test_what_is_wrong_is_named_and_not_repeated(topic, headers, value, code, fi
     assert (fault.value.code, fault.value.field) == (code, field)
 
 
-def test_only_open_topics_have_an_outside_and_sealed_records_are_inside():
-    sealed = b"\xc5\x02" + bytes(100)
-    assert is_outside("calls", DATA) and is_outside("consents", b"\xc3\x01rest")
-    assert not is_outside("calls", sealed)
-    assert not is_outside("controls", DATA) and not is_outside("subject.events", DATA)
+@pytest.fixture
+def deployment(tmp_path):
+    made = Deployment(tmp_path)
+    yield made
+    made.close()
+
+
+def folded(deployment, topic, *records):
+    """Let intake fold records that a publisher wrote; gives the (code, field) of what went to quarantine."""
+    outputs = [Output(topic, b"k", value, headers) for headers, value in records]
+    deployment.runtime.append(outputs, deployment.now_ms)
+    deployment.settle()
+    return sorted((entry.code, entry.field) for _, entry in deployment.rows("quarantine"))
+
+
+def test_a_publishers_event_is_folded_and_sealed_on_its_way_on(deployment):
+    data = msgspec.json.encode({
+        "identifiers": [{"kind": "tel", "value": "+12025550123"}], "purposes": ["marketing"], "method": "web", "evidence": {},
+    })  # fmt: skip
+    assert folded(deployment, "consents", (without("ce_type", ce_type=b"consent.given"), data)) == []
+    assert len(deployment.latest("consent.state")) == 1
+    passed = [r.value for p in range(4) for r in deployment.runtime.read("subject.events", p, 0, 9)]
+    assert len(passed) == 1 and form_of(passed[0]) == "raw" and b"2025550123" not in passed[0]
+
+
+def test_a_publisher_cannot_set_refs_or_speak_as_a_task(deployment):
+    inner = (without("ce_type", ce_type=b"call.ended"), DATA)
+    task = (without("ce_type", ce_type=b"EraseOrder"), DATA)
+    assert folded(deployment, "calls", inner, task) == [("unknown-type", "type")]
+
+
+def test_what_a_publisher_may_not_write_goes_to_quarantine(deployment):
+    misplaced = (without("ce_type", ce_type=b"consent.given"), DATA)
+    assert folded(deployment, "calls", misplaced, (HEADERS[1:], DATA)) == [("missing-field", "id"), ("unknown-type", "type")]
+
+
+@pytest.mark.parametrize("topic", ["controls", "requests"])
+def test_only_doors_write_what_steers(deployment, topic):
+    assert folded(deployment, topic, (HEADERS, DATA)) == [("unreadable", "")]
