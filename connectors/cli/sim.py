@@ -10,7 +10,7 @@ from connectors.cli.session import Session, command
 
 SEEDS_MAX = 1_000_000
 EVENTS_MAX = 10_000
-TRACE_LINES_MAX = 400  # the end of a story is where it went wrong
+TRACE_LINES_MAX = 2_000  # the end of a story is where it went wrong
 
 
 def add_sim(app: typer.Typer) -> None:

@@ -30,7 +30,7 @@ from engine.kafka.admin import Admin
 from engine.kafka.connection import Connection
 from engine.kafka.faults import AuthorizerOff, NotAuthorised, SettingImpossible
 from engine.kafka.names import Names
-from engine.kafka.plan import PLAN_SECS_MAX
+from engine.kafka.plan import PLAN_SECS_MAX, SETTLED_SECS
 from engine.kafka.topics import names_of
 
 Resource = Literal["topic", "group", "transactional-id"]
@@ -147,7 +147,10 @@ def apply_acls(
     connection: Connection, topology: Topology, principals: Principals, *, revoke: bool = False,
     timeout_secs: float = PLAN_SECS_MAX,
 ) -> list[AclStep]:  # fmt: skip
-    """Plan and do it; returns what was done. Grants come first, so that nobody who works is stopped between."""
+    """Plan and do it; returns what was done, when the broker that answers acts by it. Raises `KafkaFault`.
+
+    Grants come first, so that nobody who works is stopped between.
+    """
     mine = checked(principals)
     admin = Admin.opened(connection, timeout_secs)
     steps, grants, revokes = _planned(admin, connection, topology, mine, revoke)
@@ -156,6 +159,8 @@ def apply_acls(
     if revokes:
         filters = [_filter_of(binding) for binding in revokes]
         _answers(admin, admin.client.delete_acls(filters, request_timeout=admin.left_secs()), "revoking")
+    while any(_planned(admin, connection, topology, mine, revoke)[1:]):
+        admin.wait(SETTLED_SECS)
     return steps
 
 

@@ -13,6 +13,8 @@ RESERVED: Final = b"\xff\xffconsentinel\xff"  # begins the runtime's own keys: i
 BEAT_KEY: Final = RESERVED + b"b"  # changelog key: up to when all inputs have been folded (8 octets, big-endian epoch ms)
 POSITION: Final = RESERVED + b"p"  # changelog key prefix: `p` + input topic, value the next offset (8 octets, big-endian)
 
+DEPLOYMENT: Final = RESERVED + b"d"  # changelog key: the id of the ring that the state was made with
+
 
 class Unit(msgspec.Struct, frozen=True, order=True):
     """One task partition: what a worker owns, restores, folds and loses as a whole."""

@@ -13,11 +13,12 @@ Writes = dict[bytes, bytes | None]
 class Owned:
     """Per input topic: `positions` are committed, `cursors` the next to hand out, `reached` also counts what holds no record."""
 
-    __slots__ = ("cursors", "end", "positions", "reached", "store", "unit")
+    __slots__ = ("cursors", "end", "positions", "reached", "stamped", "store", "unit")
 
     def __init__(self, unit: Unit, store: Store, positions: dict[str, int]) -> None:
         self.unit, self.store = unit, store
         self.positions, self.cursors, self.reached = dict(positions), dict(positions), dict(positions)
+        self.stamped = False  # whether the state is known to name the ring it was made with
         self.end: int | None = None  # changelog offset of the transaction's last record, by its delivery report
 
     def delivered(self, fault: KafkaError | None, message: Any) -> None:

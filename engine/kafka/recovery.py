@@ -24,7 +24,7 @@ from confluent_kafka import TopicPartition as Place
 
 from engine.clock import Clock
 from engine.kafka.clients import At, Client, Clients
-from engine.kafka.names import POSITION, Names, Unit
+from engine.kafka.names import DEPLOYMENT, POSITION, Names, Unit
 from engine.kafka.reactions import Reaction, error_of, reaction_to
 from engine.kafka.store import Store
 from engine.kafka.trust import TOMBSTONES_MS, Trust
@@ -50,6 +50,10 @@ class PositionsDisagree(RuntimeFault):
     """The group's committed offset is not what the unit's state says was folded: one of the two was changed from outside."""
 
 
+class RingForeign(RuntimeFault):
+    """The state on the cluster was made with another key ring: with this one every person would be somebody else."""
+
+
 class Recovered(msgspec.Struct, frozen=True):
     """A unit that is ready to be worked on."""
 
@@ -72,7 +76,7 @@ class Recovery:
 
     def __init__(
         self, clients: Clients, names: Names, tasks: Sequence[TaskSpec], folder: Path, worker: str, clock: Clock, *,
-        standby: bool = False, accept_loss: bool = False, tombstones_ms: int = TOMBSTONES_MS,
+        deployment: str = "", standby: bool = False, accept_loss: bool = False, tombstones_ms: int = TOMBSTONES_MS,
         open_store: Callable[[Path], Store] = Store, pause: Callable[[float], None] = sleep,
     ) -> None:  # fmt: skip
         self.ready: SimpleQueue[Recovered | BaseException] = SimpleQueue()
@@ -91,7 +95,7 @@ class Recovery:
         self._stores: dict[Unit, Store] = {}
         self._lent: set[Unit] = set()  # units whose store the loop has
         self._reading: dict[At, Unit] = {}  # changelog partitions that are assigned
-        self._pause = pause
+        self._pause, self._deployment = pause, deployment.encode()
         self._reader: Client = clients.reader(f"{worker}-recovery")
         self._peeker: Client | None = None
 
@@ -279,6 +283,9 @@ class Recovery:
         starts = self._clients.starts(places.values())
         ends = self._clients.ends(places.values(), committed=False)
         found = {}
+        made_with = store.get(DEPLOYMENT)
+        if self._deployment and made_with is not None and made_with != self._deployment:
+            raise RingForeign("the cluster's state was made with another key ring: all workers and gateways share one")
         for topic, at in places.items():
             data = store.get(POSITION + topic.encode())
             position = None if data is None else int.from_bytes(data, "big")

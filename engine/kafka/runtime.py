@@ -23,7 +23,7 @@ from engine.kafka.beats import BEAT_MS, Beats, beat_value
 from engine.kafka.clients import At, Client, Clients
 from engine.kafka.edge import Edge
 from engine.kafka.membership import Membership
-from engine.kafka.names import BEAT_KEY, POSITION, RESERVED, Names, Unit
+from engine.kafka.names import BEAT_KEY, DEPLOYMENT, POSITION, RESERVED, Names, Unit
 from engine.kafka.owned import Owned, Writes
 from engine.kafka.reactions import Reaction, reaction_to
 from engine.kafka.recovery import PositionLost, Recovered, Recovery
@@ -43,9 +43,10 @@ class KafkaRuntime:
     def __init__(
         self, clients: Clients, names: Names, topics: Sequence[TopicSpec], tasks: Sequence[TaskSpec], *, folder: Path,
         worker: str, clock: Clock, tables: Sequence[str] = (), recovery: Recovery | None = None, threaded: bool = True,
-        standby: bool = False, accept_loss: bool = False,
+        deployment: str = "", standby: bool = False, accept_loss: bool = False,
     ) -> None:  # fmt: skip
         self.names, self.worker = names, worker
+        self._stamp = {DEPLOYMENT: deployment.encode()} if deployment else {}
         self.ends: dict[At, int] = {}  # high watermarks of the inputs, as of the last beat
         self.beats = Beats(names, tasks)
         self._clients, self._clock = clients, clock
@@ -65,7 +66,7 @@ class KafkaRuntime:
         self._closed = False
         self.edge = Edge(clients, names, self._partitions)
         self.recovery = recovery or Recovery(
-            clients, names, tasks, folder, worker, clock, standby=standby, accept_loss=accept_loss
+            clients, names, tasks, folder, worker, clock, deployment=deployment, standby=standby, accept_loss=accept_loss
         )  # fmt: skip
         self._readers: dict[str, Client] = {task.name: clients.reader(f"{worker}-{task.name}") for task in tasks}
         self._tails = {table: Tail(clients, (self._kafka[table], 0)) for table in tables}
@@ -250,6 +251,13 @@ class KafkaRuntime:
     def _transact(
         self, outputs: Sequence[Output], touched: dict[Unit, Writes], positions: dict[Unit, dict[str, int]], now_ms: int
     ) -> None:
+        if self._stamp:
+            for unit, writes in touched.items():
+                owned = self._owned.get(unit)
+                if owned is not None and not owned.stamped:
+                    owned.stamped = owned.store.get(DEPLOYMENT) is not None
+                    if not owned.stamped:
+                        writes.update(self._stamp)
         try:
             self.transactor.transact(outputs, touched, positions, self._owned, self.membership.metadata, now_ms)
         except CommitLost:

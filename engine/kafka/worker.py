@@ -125,11 +125,11 @@ class Worker:
         keys: FileRing | None = None
         try:
             path = ring or folder.with_name(folder.name + ".ring")
-            keys = FileRing(path, create=not path.exists())
+            keys = FileRing(path, create=not (folder / UNITS).exists())
             clients = ConfluentClients(connection, names)
             runtime = KafkaRuntime(
                 clients, names, topology.topic_specs(), tasks, folder=folder / UNITS, worker=name, clock=clock,
-                tables=(CONTROLLERS,), standby=connection.standby, accept_loss=accept_loss,
+                deployment=keys.deployment(), tables=(CONTROLLERS,), standby=connection.standby, accept_loss=accept_loss,
             )  # fmt: skip
         except BaseException:
             if keys is not None:

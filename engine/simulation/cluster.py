@@ -19,7 +19,7 @@ from engine.simulation.log import Headers, PartitionLog, Transaction
 
 At = tuple[str, int]
 NO_OFFSET: Final = -1001
-MARKER_MS: Final = (0, 0, 0, 1, 1, 2, 5, 40, 700, 2_500)  # how long a marker may be on its way: mostly no time, now and then long
+MARKER_MS: Final[tuple[int, ...]] = (0, 0, 0, 1, 1, 2, 5, 40, 700, 2_500)  # how long a marker is on its way
 TRANSACTION_CHECK_MS: Final = 1_000
 
 
@@ -82,6 +82,7 @@ class Cluster:
         self.down_until_ms = 0
         self.calm = False  # no more delays: the time of faults is over
         self.odds = Odds()
+        self.marker_ms = MARKER_MS
         self.tell: Callable[[str], None] = lambda _: None  # for a trace
         self._due: list[tuple[int, int, Callable[[], None]]] = []
         self._serial = 0
@@ -244,7 +245,7 @@ class Cluster:
             write()
             transaction.markers -= 1
 
-        delay_ms = 0 if self.calm else self.random.choice(MARKER_MS)
+        delay_ms = 0 if self.calm else self.random.choice(self.marker_ms)
         if delay_ms:
             self.at(self.now_ms + delay_ms, arrive)
         else:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from engine.simulation.world import World
 
 IN, BETWEEN, OUT = "calls", "case.events", "decisions"
-ALARM_EVERY = 3
+ALARM_EVERY = 2
 SWEEP_EVERY = 4
 ALARM_MS = 700
 

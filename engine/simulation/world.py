@@ -39,6 +39,7 @@ DRAIN_ROUNDS_MAX = 1_500
 DRAIN_TICK_MS = 100
 SOON_MS = 60_000  # an alarm within this is waited for; retention's are years away
 NESTED_MAX = 2  # workers that stand in the middle of something while others go on
+SLOW_MARKERS_MS = (0, 0, 1_000, 4_000, 9_000)
 FREEZES_MS = (300, 2_000, 8_000, 9_000, 16_000)  # a session is 6 s, a transaction may take 10 s
 MOMENTS_MS = (5, 100, 1_000)
 RESTART_MS = (50, 1_000, 9_000)
@@ -93,6 +94,12 @@ class World:
         self.tolerated: tuple[type[Exception], ...] = (KafkaException, BrokerAway)
         self._stack: list[Worker] = []
         self._calm = False
+        # Each story has a temper of its own: calm networks and bad ones, slow markers, restless groups.
+        if self.random.random() < 0.3:
+            self.cluster.marker_ms = SLOW_MARKERS_MS
+        restless = self.random.random() < 0.3
+        self._trouble_odds = 0.04 if restless else 0.01
+        self._troubles = 2 * self.fate.left + 3 if restless else self.fate.left
         if self.random.random() < 0.5:
             self.cluster.odds = Odds(0.02, 0.02, 0.002, 0.1)
 
@@ -119,7 +126,7 @@ class World:
                         if published < self.events and not self.cluster.down:
                             self.job.publish(self)
                             published += 1
-                elif drawn < 0.09:
+                elif drawn < 0.08 + self._trouble_odds:
                     self._trouble()
                 else:
                     self._work_one()
@@ -163,12 +170,12 @@ class World:
 
     def _trouble(self) -> None:
         """Something that no call is part of."""
-        if self.fate.left <= 0:
+        if self._troubles <= 0:
             return
-        self.fate.left -= 1
+        self._troubles -= 1
         self.blows += 1
         worker = self.random.choice(self.workers)
-        match self.random.choice(("kill", "leave", "join", "outage", "publish while down")):
+        match self.random.choice(("kill", "leave", "leave", "leave", "join", "join", "outage")):
             case "kill" if worker.alive:
                 worker.end("killed between calls")
                 worker.start_ms = self.cluster.now_ms + self.random.choice(RESTART_MS)

@@ -32,7 +32,7 @@ THIRD_PARTY = {
     "connectors/cli": {"typer", "click", "rich", "httpx", "pydantic", "pydantic_settings", "msgspec", "uvicorn"},
     "connectors/vcon": {"msgspec"},
     "connectors/redis": {"redis", "msgspec"},
-    "connectors/faust": {"faust", "mode", "aiohttp", "prometheus_client", "msgspec"},
+    "connectors/faust": {"faust", "mode", "aiokafka", "aiohttp", "prometheus_client", "msgspec"},
     "connectors/webhook": {"httpx", "msgspec"},
     "law": set(),
 }

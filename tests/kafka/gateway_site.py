@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import Producer
+from confluent_kafka import KafkaException, Producer
 
 from connectors.http.app import create_app
 from connectors.http.door import Options
@@ -76,6 +76,7 @@ class Site:
         kept |= {f"changelog.{task}": TOPOLOGY.tasks[task].partitions for task in TASKS}
         make_topics(bootstrap, {prefix + name: n for name, n in kept.items()}, cleanup_policy="compact")
         make_topics(bootstrap, {prefix + name: n for name, n in topics.items() if name not in kept})
+        until(lambda: self._led([(prefix + name, n) for name, count in {**topics, **kept}.items() for n in range(count)]))
         memory = MemoryRuntime(TOPOLOGY.topic_specs(), TOPOLOGY.task_specs())
         self.worker = Deployment(folder, memory, FileRing(self.ring, create=True))
         self._producer = Producer({
@@ -86,6 +87,13 @@ class Site:
         self._told: dict[tuple[str, int], int] = {}
         self._written: dict[tuple[str, int], dict[bytes, bytes]] = {}
         self._door: KafkaDoor | None = None
+
+    def _led(self, places: list[tuple[str, int]]) -> bool:
+        """Whether every new partition has a leader that knows it."""
+        try:
+            return len(self.clients.ends(places, committed=True)) == len(places)
+        except KafkaException:
+            return False
 
     def life(self, timeout_secs: float = 0.5) -> RedisLife:
         made = RedisLife(RedisConnection(url=self.redis_url, prefix=self.prefix), system_clock, timeout_secs)

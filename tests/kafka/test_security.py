@@ -2,6 +2,7 @@
 
 import uuid
 from pathlib import Path
+from time import monotonic, sleep
 
 import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
@@ -83,7 +84,7 @@ def transact(connection: Connection, name: str, source: str, target: str, group:
 
 
 def open_to_all(broker: SecuredBroker, prefix: str, principal: str) -> None:
-    """Let one principal do everything under a prefix."""
+    """Let one principal do everything under a prefix; returns when the broker acts by it."""
     admin = AdminClient(broker.as_admin().config("t"))
     kinds = (ResourceType.TOPIC, ResourceType.GROUP, ResourceType.TRANSACTIONAL_ID)
     rules = [
@@ -92,6 +93,15 @@ def open_to_all(broker: SecuredBroker, prefix: str, principal: str) -> None:
     ]
     for done in admin.create_acls(rules).values():
         done.result(SECS_MAX)
+    deadline = monotonic() + SECS_MAX
+    for rule in rules:
+        while not admin.describe_acls(as_filter(rule)).result(SECS_MAX):
+            assert monotonic() < deadline
+            sleep(0.1)
+
+
+def as_filter(b: AclBinding) -> AclBindingFilter:
+    return AclBindingFilter(b.restype, b.name, b.resource_pattern_type, b.principal, b.host, b.operation, b.permission_type)
 
 
 def ways(broker: SecuredBroker, prefix: str, folder: Path) -> dict[str, tuple[str, Connection]]:
@@ -248,6 +258,8 @@ def test_one_missing_right_is_found_by_its_name(deployment: Deployment) -> None:
         )
         for done in client.create_acls([deny]).values():
             done.result(SECS_MAX)
+        while not client.describe_acls(as_filter(deny)).result(SECS_MAX):
+            sleep(0.1)
         try:
             me = deployment.who("cw")
             with pytest.raises(NotAuthorised) as fault:
@@ -256,10 +268,6 @@ def test_one_missing_right_is_found_by_its_name(deployment: Deployment) -> None:
         finally:
             for gone in client.delete_acls([as_filter(deny)]).values():
                 gone.result(SECS_MAX)
-
-
-def as_filter(b: AclBinding) -> AclBindingFilter:
-    return AclBindingFilter(b.restype, b.name, b.resource_pattern_type, b.principal, b.host, b.operation, b.permission_type)
 
 
 def kinds(steps: list[AclStep]) -> set[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic
 
 from connectors.cli import app
@@ -136,20 +136,32 @@ def write(connection: Connection, topic: str, **given: Any) -> None:
 
 
 def remake(connection: Connection, topic: str, partitions: int, **config: str) -> None:
-    """Make a topic anew from outside, with other partitions."""
+    """Make a topic anew from outside, with other partitions; returns when the broker serves the new one."""
     admin = AdminClient(connection.config("t"))
     name = connection.prefix + topic
+    deadline = time.monotonic() + SECS_MAX
+
+    def incarnation() -> str:
+        future = admin.describe_topics(TopicCollection([name]))[name]
+        try:
+            return str(future.result(SECS_MAX).topic_id)
+        except KafkaException:
+            return ""
+
+    old = incarnation()
     for done in admin.delete_topics([name]).values():
         done.result(SECS_MAX)
-    deadline = time.monotonic() + SECS_MAX
     while True:
         made = admin.create_topics([NewTopic(name, partitions, 1, config=config)])
         try:
             made[name].result(SECS_MAX)
-            return
-        except Exception:
+            break
+        except KafkaException:
             assert time.monotonic() < deadline
             time.sleep(0.1)
+    while incarnation() in ("", old):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_a_new_cluster_gets_everything_and_then_nothing_differs(empty: Connection) -> None:

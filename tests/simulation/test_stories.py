@@ -20,7 +20,7 @@ CHUNK = 250
 # Within how many seeds each bug must be found, from seed 0 on: some three times what it took when this was written.
 WITHIN = {
     "store_before_commit": 30,
-    "restore_to_stable_end": 150,
+    "restore_to_stable_end": 250,  # rare: the position in the state is compared as well, and must be fooled too
     "unstable_offsets": 150,
     "no_generation": 60,
     "kept_overlay": 20,
@@ -70,13 +70,12 @@ for seed in (3, 7, 12, 15, 60):
 
 
 def test_a_seed_tells_the_same_story_in_every_process() -> None:
-    told = {
-        subprocess.run(
-            [sys.executable, "-c", DIGEST], cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": str(n)}, capture_output=True, check=True
-        ).stdout
-        for n in (1, 2)
-    }  # fmt: skip
-    assert len(told) == 1
+    def told(hash_seed: int) -> bytes:
+        env = {**os.environ, "PYTHONHASHSEED": str(hash_seed)}
+        done = subprocess.run([sys.executable, "-c", DIGEST], cwd=ROOT, env=env, capture_output=True, check=True)
+        return done.stdout
+
+    assert told(1) == told(2) != b""
 
 
 def test_different_seeds_tell_different_stories() -> None:
@@ -88,7 +87,8 @@ def test_the_stories_hold_what_they_are_about() -> None:
     """Crashes, zombies, rebalances and lost commits happen in them: a simulation without faults would find nothing."""
     lines = [line for seed in range(60) for line in tell(seed, trace=True).trace]
     for what in (
-        "fate: kill before step 6", "fate: kill after commit", "fate: freeze", "fate: overtake", "fate: outage", "is wiped", "leaves",
+        "fate: kill before step 6", "fate: kill after commit", "fate: freeze", "fate: overtake", "fate: outage", "is wiped",
+        "leaves",
         "transaction lost: ILLEGAL_GENERATION", "transaction lost: _FENCED", "transaction lost: UNKNOWN_MEMBER_ID",
         "trying again", "fencing consentinel-w", "is damaged", "offsets of",
     ):  # fmt: skip

@@ -224,7 +224,7 @@ def test_a_record_that_cannot_be_opened_or_read_is_kept_and_stops_nothing(tmp_pa
     token[-1] ^= 1
     made.runtime.append([Output("consents", b"k", value) for value in (bytes(token), b"plain", None)], 1)
     made.publish("consent.given", CONSENT)
-    assert codes(made) == ["unreadable", "unreadable", "unreadable", "empty"]
+    assert codes(made) == ["unreadable", "unreadable", "missing-field", "empty"]  # b"plain": a publisher's, without attributes
     assert len(made.latest("consent.state")) == 1
 
 
