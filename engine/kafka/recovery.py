@@ -245,16 +245,17 @@ class Recovery:
             else:
                 log.warning("restore: %s", fault.name())
         now_ms = self._clock()
-        for at, messages in runs.items():
+        for at, fetched in runs.items():
             unit = self._reading.get(at)
             if unit is None:
                 continue
-            store, offset = self._stores[unit], messages[-1].offset()
-            if messages[0].offset() < store.position:  # fetched before the unit was assigned anew
-                messages = [m for m in messages if m.offset() >= store.position]
-            if messages:
-                store.committed({m.key() or b"": m.value() for m in messages}, offset + 1, now_ms)
-            self.restored += len(messages)
+            store, offset = self._stores[unit], fetched[-1].offset()
+            news = fetched
+            if fetched[0].offset() < store.position:  # fetched before the unit was assigned anew
+                news = [m for m in fetched if m.offset() >= store.position]
+            if news:
+                store.committed({m.key() or b"": m.value() for m in news}, offset + 1, now_ms)
+            self.restored += len(news)
             claim = claims.get(unit)
             if claim is not None:
                 claim.since_ms = now_ms

@@ -8,11 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from random import Random
-from typing import Any
+from typing import Any, Final
 
+import msgspec
+
+from engine.kafka.store import META, Meta
 from engine.simulation.process import Process
 
-WIPED, DAMAGED = 0.1, 0.1  # of crashes
+# What may have become of a disk after a crash, and how often; else it is as the crash left it.
+HARMS: Final = {"wiped": 0.1, "damaged": 0.06, "foreign": 0.06, "ahead": 0.06}
+GHOST: Final = b"s" + b"\xffghost"  # a record that only a store has which must not be trusted
+AHEAD: Final = 100_000
 Change = tuple[bytes, bytes | None]
 
 
@@ -117,13 +123,22 @@ class Disks:
             self._platters[folder].crash(self._random)
 
     def harm(self, worker: str) -> None:
-        """Now and then a disk comes back empty, or a store on it does not open any more."""
-        drawn = self._random.random()
+        """Now and then a disk comes back with stores that are gone, do not open, or must not be trusted."""
+        harm = self._random.choices(["", *HARMS], [1 - sum(HARMS.values()), *HARMS.values()])[0]
         for folder in self._of(worker):
-            if drawn < WIPED:
+            platter = self._platters[folder]
+            found = platter.durable.get(META)
+            if harm == "wiped":
                 self.wipe(folder)
-            elif drawn < WIPED + DAMAGED and self._random.random() < 0.5:
-                self._platters[folder].damaged = True
+            elif harm == "damaged" and self._random.random() < 0.5:
+                platter.damaged = True
+            elif harm and found is not None:
+                meta = msgspec.msgpack.decode(found, type=Meta)
+                meta = (
+                    msgspec.structs.replace(meta, incarnation="another") if harm == "foreign"
+                    else msgspec.structs.replace(meta, position=meta.position + AHEAD)
+                )  # fmt: skip
+                platter.durable |= {META: msgspec.msgpack.encode(meta), GHOST: b"\x90"}
 
     def _of(self, worker: str) -> list[str]:
         return sorted(folder for folder in self._platters if folder.startswith(f"/{worker}/"))

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.connectors.faust_child import Child
-from tests.parts.kafka import Kafka
+from tests.connectors.faust_child import Child, until
+from tests.connectors.test_faust_delivery import publish
+from tests.parts.kafka import Broker, Kafka
 from tests.parts.topics import make_topics
 
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -37,8 +38,9 @@ def test_pages_answer_and_a_signal_is_a_clean_end(kafka: Kafka, prefix: str, tmp
     for number in (signal.SIGTERM, signal.SIGINT):
         with Child(kafka.bootstrap, prefix, tmp_path / str(number)) as child:
             url = child.wait_for("ready ")
-            assert get(url, "/healthz") == (200, '{"status": "ok"}')
-            assert get(url, "/readyz") == (200, '{"status": "ready"}')
+            for page, says in (("/healthz", "ok"), ("/readyz", "ready")):
+                status, text = get(url, page)
+                assert (status, json.loads(text)) == (200, {"status": says})
             status, text = get(url, "/metrics")
             assert status == 200 and "consentinel_transactions_total 9.0" in text
             lag = json.loads(get(url, "/v1/lag")[1])
@@ -78,3 +80,18 @@ def test_what_is_hosted_and_dies_ends_the_worker_with_its_reason(
         assert time.monotonic() - began < DIES_SECS_MAX
         assert why in child.err.read_text()
         assert "engine stopped" in child.printed(), "it left its units to nobody"
+
+
+@pytest.mark.slow
+def test_a_broker_that_is_killed_and_comes_back_does_not_end_the_worker(kafka_jars: None, tmp_path: Path) -> None:
+    with Broker() as own:
+        make_topics(own.bootstrap, {"x.breach.alerts": 2, "x.erasure.notices": 2})
+        with Child(own.bootstrap, "x.", tmp_path / "w") as child:
+            url = child.wait_for("ready ")
+            for first in (0, 2, 4):
+                publish(own, "x.", first, 2)
+                until(lambda first=first: f'"inc-{first}"' in child.err.read_text())
+                if first < 4:
+                    own.restart(kill=True)
+            assert get(url, "/healthz")[0] == 200
+            assert child.end(signal.SIGTERM) == 0
