@@ -3,6 +3,8 @@
 What was committed waits in memory and goes down in one write batch together with its changelog position, so that the two cannot
 disagree. There is no write-ahead log: the changelog is the log. A crash loses the batches since the last flush, and recovery
 reads them again from the changelog (`REPLAY_MAX` bounds how many).
+
+A block that cannot be read or written stops the worker, and leaves word in the folder: the store is not opened again but wiped.
 """
 
 import shutil
@@ -20,6 +22,7 @@ from engine.kafka.names import RESERVED
 from engine.runtime import StoreDamaged
 
 META: Final = RESERVED + b"m"
+DAMAGED: Final = "DAMAGED"  # a file beside RocksDB's own
 APPLY_SECS = 1.0  # committed writes wait at most so long, or until so many keys, before they go down
 APPLY_KEYS_MAX = 50_000
 REPLAY_MAX = 200_000  # changelog records a crash may make us read again
@@ -48,6 +51,8 @@ class Store:
         options.create_if_missing(True)
         options.set_write_buffer_size(MEMTABLE_BYTES)
         options.set_keep_log_file_num(2)
+        if (folder / DAMAGED).exists():
+            raise StoreDamaged("the local store could not be read the last time")
         try:
             self._db = Rdict(str(folder), options=options)
             self._get: Callable[[Any], Any] = self._db.get
@@ -61,6 +66,7 @@ class Store:
         self._flushed = meta.position
         self._pending: dict[bytes, bytes | None] = {}
         self._since = 0.0
+        self._closed = False
         self._lock = threading.Lock()
 
     @staticmethod
@@ -74,7 +80,10 @@ class Store:
         if key in pending:
             with suppress(KeyError):  # it went down in between
                 return pending[key]
-        found: bytes | None = self._get(key)
+        try:
+            found: bytes | None = self._get(key)
+        except Exception as fault:  # rocksdict raises plain Exceptions
+            raise self._unusable(fault) from None
         return found
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
@@ -87,7 +96,10 @@ class Store:
         return [pending[key] if key in pending else below[key] for key in keys]
 
     def _below(self, keys: list[bytes]) -> list[bytes | None]:
-        found: list[bytes | None] = self._get(keys) if keys else []
+        try:
+            found: list[bytes | None] = self._get(keys) if keys else []
+        except Exception as fault:
+            raise self._unusable(fault) from None
         return found
 
     def scan(self, prefix: bytes, after: bytes, limit: int) -> Iterator[tuple[bytes, bytes]]:
@@ -97,12 +109,22 @@ class Store:
         self.settle()
         start = max(prefix, after + b"\0") if after else prefix
         pairs: list[tuple[bytes, bytes]] = []
-        items: Any = self._db.items(from_key=start)
-        for key, value in items:
-            if not key.startswith(prefix) or len(pairs) == limit:
-                break
-            if not key.startswith(RESERVED):
-                pairs.append((key, value))
+        whole = start > META
+        try:
+            items: Any = self._db.items(from_key=start)
+            for key, value in items:
+                if not key.startswith(prefix) or len(pairs) == limit:
+                    break
+                if key.startswith(RESERVED):
+                    whole = True
+                else:
+                    pairs.append((key, value))
+            else:
+                # At a block that it cannot read RocksDB's iterator ends as if nothing followed. Our own records come last.
+                if not whole and self._get(META) is not None:
+                    raise EOFError
+        except Exception as fault:
+            raise self._unusable(fault) from None
         return iter(pairs)
 
     def committed(self, writes: Mapping[bytes, bytes | None], position: int, now_ms: int) -> None:
@@ -132,7 +154,10 @@ class Store:
                 else:
                     put(key, value)
             put(META, msgspec.msgpack.encode(Meta(self.incarnation, self.position, self.written_ms)))
-            self._db.write(batch, self._write)  # one batch is never split between memtables
+            try:
+                self._db.write(batch, self._write)  # one batch is never split between memtables
+            except Exception as fault:
+                raise self._unusable(fault) from None
             self._pending = {}
         if self.position - self._flushed >= REPLAY_MAX:
             self.flush()
@@ -144,17 +169,28 @@ class Store:
     def flush(self) -> None:
         """Make everything durable."""
         self.settle()
-        self._db.flush()
+        try:
+            self._db.flush()
+        except Exception as fault:
+            raise self._unusable(fault) from None
         self._flushed = self.position
 
     def close(self) -> None:
         """Flush and let go."""
         self.flush()
+        self._closed = True
         self._db.close()
 
     def drop_unwritten(self) -> None:
-        """Close without writing what waits: for tests, as a crash would."""
+        """Close without writing what waits, as a crash would: of a store that is not trusted nothing is kept."""
         self._pending = {}
+        self._closed = True
         self._db.close()
+
+    def _unusable(self, fault: Exception) -> StoreDamaged:
+        if not self._closed:
+            with suppress(OSError):
+                (self.folder / DAMAGED).touch()
+        return StoreDamaged(f"the local store cannot be used ({type(fault).__name__}): it is restored at the next start")
 
 

@@ -39,7 +39,7 @@ class Trust:
         now_ms = self._clock()
         try:
             store = self._open(folder)
-            why = self._distrust(store, at, end, incarnation, now_ms)
+            why = self._distrust(store, at, end, incarnation)
             if why:
                 store.drop_unwritten()
         except StoreDamaged:
@@ -52,7 +52,11 @@ class Trust:
             store.begin(incarnation, now_ms)
         return store
 
-    def _distrust(self, store: Store, at: At, end: int, incarnation: str, now_ms: int) -> str:
+    def lapsed(self, store: Store) -> bool:
+        """Whether an open store has followed nothing for longer than tombstones last: close it, and open it anew."""
+        return bool(store.incarnation) and abs(self._clock() - store.written_ms) > self._tombstones_ms // 2
+
+    def _distrust(self, store: Store, at: At, end: int, incarnation: str) -> str:
         """Why the store cannot be trusted; empty when it can."""
         if not store.incarnation:
             return ""
@@ -60,6 +64,6 @@ class Trust:
             return "of another changelog"
         if store.position > end:
             return "ahead of its changelog"
-        if store.position < end and abs(now_ms - store.written_ms) > self._tombstones_ms // 2:
+        if store.position < end and self.lapsed(store):
             return "offline for longer than tombstones last"
         return "behind what its changelog retains" if store.position < self._clients.starts([at])[at] else ""

@@ -310,6 +310,11 @@ def test_no_role_may_do_what_another_role_is_for() -> None:
     assert writes["publisher"] == {"x.calls", "x.consents"}
     assert writes["gateway"] == {"x.calls", "x.consents", "x.requests", "x.controls", "x.decisions"}
     assert not writes["readmodel"] and not writes["consumer"]
+    reads = {role: {r.name for r in rights(TOPOLOGY, names, role) if r.operation == "read"} for role in PRINCIPALS}  # type: ignore[arg-type]
+    assert not reads["publisher"] and reads["readmodel"] == {
+        "x.changelog.subject", "x.changelog.case", "x.controllers", "x.consentinel-readmodel",
+    }  # fmt: skip
+    assert [role for role in PRINCIPALS if "x.keys.wrapped" in reads[role]] == ["worker"]
     assert not writes["worker"] & writes["gateway"], "what enters by a door is written by no task"
     everything = {r.name for role in PRINCIPALS for r in rights(TOPOLOGY, names, role)}  # type: ignore[arg-type]
     assert all(name.startswith("x.") for name in everything)
