@@ -1,9 +1,12 @@
 """The Kafka clients that the engine uses, each made here and nowhere else; the simulation brings its own maker."""
 
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, IsolationLevel, KafkaException, Producer
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, IsolationLevel, KafkaError, KafkaException, Producer
 from confluent_kafka import TopicPartition as Place
 from confluent_kafka._model import TopicCollection
 from confluent_kafka.admin import AdminClient
@@ -18,6 +21,7 @@ At = tuple[str, int]  # Kafka's topic name, partition
 QUEUE_MAX = 1_000_000  # records a producer holds: far more than one turn makes
 FETCH_WAIT_MS = 100
 ADMIN_SECS_MAX = 10.0
+GRACE_SECS = 1.0  # what a call may take beyond the time it was given
 EARLIEST, LATEST = OffsetSpec.earliest(), OffsetSpec.latest()  # type: ignore[no-untyped-call]
 PUBLISH_MS_MAX = 30_000  # what a publisher could not deliver by then never comes: raw keys rely on it
 HEARTBEATS_PER_SESSION = 6
@@ -67,6 +71,40 @@ class Clients(Protocol):
         ...
 
 
+class Transactional(Producer):  # type: ignore[misc]
+    """A transactional producer whose `send_offsets_to_transaction` keeps to its time.
+
+    librdkafka's waits without end for a group coordinator that has gone (its issues 5456 and 5511). So it is called on a thread of
+    its own. What does not come back is left behind, and with it this producer: the next one of the same name fences it.
+    """
+
+    def __init__(self, open_secs_max: float, config: dict[str, Any]) -> None:
+        super().__init__(config)
+        self._open_secs_max = open_secs_max  # by then the coordinator has ended the transaction anyway
+
+    def send_offsets_to_transaction(self, positions: list[Place], group_metadata: Any, timeout: float) -> None:
+        """Raises `KafkaException`; a fatal one when the call does not come back."""
+        secs = min(timeout, self._open_secs_max)
+        done: SimpleQueue[BaseException | None] = SimpleQueue()
+        call = partial(super().send_offsets_to_transaction, positions, group_metadata, secs)
+        threading.Thread(target=_report, args=(call, done), name="offsets", daemon=True).start()
+        try:
+            fault = done.get(timeout=secs + GRACE_SECS)
+        except Empty:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "no answer about the offsets", fatal=True)) from None
+        if fault is not None:
+            raise fault
+
+
+def _report(call: Callable[[], Any], done: SimpleQueue[BaseException | None]) -> None:
+    try:
+        call()
+    except BaseException as fault:
+        done.put(fault)
+    else:
+        done.put(None)
+
+
 class ConfluentClients:
     """Clients of a real cluster."""
 
@@ -77,7 +115,7 @@ class ConfluentClients:
     def producer(self, transactional_id: str) -> Client:
         """See `Clients`."""
         c = self._connection
-        return Producer({
+        return Transactional(c.transaction_timeout_ms / 1_000, {
             **c.config(transactional_id), "transactional.id": transactional_id,
             "transaction.timeout.ms": c.transaction_timeout_ms, "acks": "all", "linger.ms": 20,
             "queue.buffering.max.messages": QUEUE_MAX, "partitioner": "consistent",

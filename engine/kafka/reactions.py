@@ -2,7 +2,7 @@
 
 RETRY    the same call again: the outcome is open and only the call can settle it
 ABORT    abort the transaction, forget the turn, take every unit again from the broker
-RENEW    this producer is dead (fenced, or fatal): as ABORT, with a new producer
+RENEW    this producer is dead (fenced, or fatal) or knows a cluster that is no more: as ABORT, with a new producer
 STOP     nothing here can mend it: end the worker, with the reason
 """
 
@@ -27,7 +27,12 @@ STOPS: Final = frozenset({
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, KafkaError.UNSUPPORTED_VERSION, KafkaError._UNSUPPORTED_FEATURE,
     KafkaError._INVALID_ARG, KafkaError.INVALID_TIMESTAMP,
 })  # fmt: skip
-RENEWS: Final = frozenset({KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED, KafkaError._STATE})
+# After the last five the client goes on with numbers that the broker does not expect, or asks a coordinator that has gone.
+RENEWS: Final = frozenset({
+    KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED, KafkaError._STATE,
+    KafkaError._TIMED_OUT, KafkaError._MSG_TIMED_OUT, KafkaError._TRANSPORT, KafkaError._INCONSISTENT,
+    KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER,
+})  # fmt: skip
 
 
 def error_of(fault: KafkaException) -> KafkaError:

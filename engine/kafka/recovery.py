@@ -13,6 +13,7 @@ The order is what makes it exact (each step relies on the one before):
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from time import sleep
@@ -189,8 +190,7 @@ class Recovery:
     def _forget_released(self) -> None:
         gone = [unit for unit, claim in self._claims.items() if self._living.get(unit) != claim.token]
         for unit in gone:
-            del self._claims[unit]
-            self.pending.pop(unit, None)
+            self._dismiss(unit)
         if not self._standby:
             self._unassign(self._changelog(unit) for unit in gone)
 
@@ -222,16 +222,18 @@ class Recovery:
         ends = self._clients.ends([self._changelog(unit) for unit in stable], committed=False)  # step 2
         for unit in stable:
             claim = self._claims[unit]
-            claim.end = ends[self._changelog(unit)]
             claim.committed = {at[0]: found[at].offset for at in self._input_places(unit)}
             claim.since_ms = self._clock()
-            self._assign(unit, claim.end)
+            end = ends[self._changelog(unit)]
+            self._assign(unit, end)
+            claim.end = end  # last: a claim whose assignment failed is still to be stabilised
         self._fence([unit for unit in waiting if unit not in stable])
 
     def _read(self) -> None:
         """Step 3: one read for all units at once; then step 4 for those that are there."""
         runs: dict[At, list[Any]] = {}
         done: list[Unit] = []
+        lapsed: list[Unit] = []
         claims = self._claims
         for message in self._reader.consume(READ_MAX, READ_SECS):
             fault = message.error()
@@ -244,6 +246,8 @@ class Recovery:
                     done.append(unit)
             else:
                 log.warning("restore: %s", fault.name())
+                if fault.code() == KafkaError._AUTO_OFFSET_RESET and (unit := self._reading.get(at)) is not None:
+                    lapsed.append(unit)
         now_ms = self._clock()
         for at, fetched in runs.items():
             unit = self._reading.get(at)
@@ -253,6 +257,9 @@ class Recovery:
             news = fetched
             if fetched[0].offset() < store.position:  # fetched before the unit was assigned anew
                 news = [m for m in fetched if m.offset() >= store.position]
+            if news and self._trust.lapsed(store):
+                lapsed.append(unit)  # we stood still for so long that tombstones may be missing among what comes now
+                continue
             if news:
                 store.committed({m.key() or b"": m.value() for m in news}, offset + 1, now_ms)
             self.restored += len(news)
@@ -260,24 +267,41 @@ class Recovery:
             if claim is not None:
                 claim.since_ms = now_ms
                 self.pending[unit] = max(0, (claim.end or 0) - offset)
+        for unit in lapsed:
+            self._again(unit)
         for unit in done:
-            self._finish(unit)
+            if unit not in lapsed:
+                self._guarded(partial(self._finish, unit))
         self._fence([unit for unit, claim in claims.items() if claim.end is not None])
 
     def _finish(self, unit: Unit) -> None:
         """Step 4; the store goes to the loop."""
-        claim = self._claims.pop(unit)
-        self.pending.pop(unit, None)
+        claim, store = self._claims[unit], self._stores[unit]
         self._unassign([self._changelog(unit)])
-        store = self._stores[unit]
         try:
             positions = self._positions(unit, store, claim.committed)
+        except KafkaException:
+            claim.end = None  # nobody tells us of the changelog's end a second time: all steps again
+            raise
         except RuntimeFault as fault:
+            self._dismiss(unit)
             self.ready.put(fault)
             return
+        self._dismiss(unit)
         self._stores.pop(unit)
         self._lent.add(unit)
         self.ready.put(Recovered(unit, claim.token, store, positions))
+
+    def _dismiss(self, unit: Unit) -> None:
+        del self._claims[unit]
+        self.pending.pop(unit, None)
+
+    def _again(self, unit: Unit) -> None:
+        """Let go of a store that must not be read on; whoever wants the unit begins anew, and opens it as it is on disk."""
+        self._unassign([self._changelog(unit)])
+        self._stores.pop(unit).drop_unwritten()
+        if unit in self._claims:
+            self._claims[unit].end = None
 
     def _positions(self, unit: Unit, store: Store, committed: Mapping[str, int]) -> dict[str, int]:
         places = {topic: (self._names.topic(topic), unit.partition) for topic in self._inputs[unit.task]}
@@ -316,6 +340,9 @@ class Recovery:
             self._reader.incremental_unassign([Place(*at)])
             del self._reading[at]
         store = self._stores.get(unit)
+        if store is not None and self._trust.lapsed(store):  # it has lain here since the unit was last ours
+            self._stores.pop(unit).drop_unwritten()
+            store = None
         if store is None:
             store = self._stores[unit] = self._trust.opened(unit, at, end)
         self._reading[at] = unit

@@ -51,7 +51,7 @@ class Store:
         options.create_if_missing(True)
         options.set_write_buffer_size(MEMTABLE_BYTES)
         options.set_keep_log_file_num(2)
-        if (folder / DAMAGED).exists():
+        if Path(f"{folder}/{DAMAGED}").exists():
             raise StoreDamaged("the local store could not be read the last time")
         try:
             self._db = Rdict(str(folder), options=options)
