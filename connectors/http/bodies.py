@@ -13,7 +13,6 @@ from connectors.http.problems import Problem
 from schemas.decode import ambiguous
 
 BODY_BYTES_MAX = 8 << 20  # contract, section 2
-EVENT_BYTES_MAX = 1 << 20  # contract, section 2
 CALL_BYTES_MAX = 1 << 20  # a call that is no batch has no use for more
 DRAINED_BYTES_MAX = 64 << 20  # read and thrown away, so that a client which sends first and reads later sees the 413
 BODY_SECS_MAX = 30.0  # an 8 MiB batch over 2 Mbit/s; a client that is slower sends smaller ones

@@ -8,9 +8,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from connectors.http import audits, decisions, events, operations, requests, reveal, subjects, vendors
-from connectors.http.cloudevents import Event
 from connectors.http.door import Door
 from connectors.http.problems import Problem
+from schemas.cloudevents import Event
 from schemas.events import RequestStep
 
 Handler = Callable[[Door, Request], Awaitable[Response]]

@@ -71,20 +71,20 @@ class Clients(Protocol):
         ...
 
 
-class Transactional(Producer):  # type: ignore[misc]
+class Transactional(Producer):
     """A transactional producer whose `send_offsets_to_transaction` keeps to its time.
 
-    librdkafka's waits without end for a group coordinator that has gone (its issues 5456 and 5511). So it is called on a thread of
-    its own. What does not come back is left behind, and with it this producer: the next one of the same name fences it.
+    librdkafka's waits without end for a group coordinator that has gone (its issues 5456 and 5511), so it is called on a thread
+    of its own. A call that does not come back is left behind, and its producer with it: the next of the same name fences it.
     """
 
     def __init__(self, open_secs_max: float, config: dict[str, Any]) -> None:
         super().__init__(config)
         self._open_secs_max = open_secs_max  # by then the coordinator has ended the transaction anyway
 
-    def send_offsets_to_transaction(self, positions: list[Place], group_metadata: Any, timeout: float) -> None:
+    def send_offsets_to_transaction(self, positions: list[Place], group_metadata: Any, timeout: float = -1.0) -> None:
         """Raises `KafkaException`; a fatal one when the call does not come back."""
-        secs = min(timeout, self._open_secs_max)
+        secs = self._open_secs_max if timeout < 0 else min(timeout, self._open_secs_max)
         done: SimpleQueue[BaseException | None] = SimpleQueue()
         call = partial(super().send_offsets_to_transaction, positions, group_metadata, secs)
         threading.Thread(target=_report, args=(call, done), name="offsets", daemon=True).start()

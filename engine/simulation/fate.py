@@ -8,7 +8,7 @@ Blow = Literal["kill", "freeze", "overtake", "outage"]
 # How likely a call is to be struck, against a commit's: what stands around the commit matters most.
 WEIGHTS: Final = {
     "commit": 3.0, "send_offsets": 2.0, "store write": 2.0, "store flush": 2.0, "abort": 1.5, "init_transactions": 1.0,
-    "close": 1.0, "committed": 0.6, "ends": 0.4, "consume": 0.15, "poll": 0.3, "flush": 1.0,
+    "close": 1.0, "committed": 0.6, "ends": 1.0, "consume": 0.2, "poll": 0.3, "flush": 1.0,
 }  # fmt: skip
 STEP_WEIGHT: Final = 1.0
 BLOWS: Final[tuple[Blow, ...]] = ("kill", "kill", "kill", "freeze", "freeze", "overtake", "overtake", "overtake", "outage")

@@ -41,6 +41,7 @@ SOON_MS = 60_000  # an alarm within this is waited for; retention's are years aw
 NESTED_MAX = 2  # workers that stand in the middle of something while others go on
 SLOW_MARKERS_MS = (0, 0, 1_000, 4_000, 9_000)
 FREEZES_MS = (300, 2_000, 8_000, 9_000, 16_000)  # a session is 6 s, a transaction may take 10 s
+OUTAGES_MS = (200, 3_000, 8_000, 14_000, 25_000)  # questions to the cluster are given up after 10 s
 MOMENTS_MS = (5, 100, 1_000)
 RESTART_MS = (50, 1_000, 9_000)
 
@@ -154,7 +155,7 @@ class World:
             worker.start_ms = self.cluster.now_ms + self.random.choice(RESTART_MS)
             self.disks.harm(worker.name)
         elif blow == "outage":
-            self.cluster.go_down(self.random.choice((200, 3_000, 8_000, 20_000)))
+            self.cluster.go_down(self.random.choice(OUTAGES_MS))
         elif len(self._stack) <= NESTED_MAX:
             process.paused = blow == "freeze"
             self._meanwhile(self.random.choice(FREEZES_MS if blow == "freeze" else MOMENTS_MS))
@@ -187,7 +188,7 @@ class World:
                 self.workers.append(Worker(self, f"w{len(self.workers) + 1}"))
             case "outage":
                 self.tell("-", "outage")
-                self.cluster.go_down(self.random.choice((200, 3_000, 8_000)))
+                self.cluster.go_down(self.random.choice(OUTAGES_MS))
             case _:
                 pass
 

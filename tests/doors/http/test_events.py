@@ -12,8 +12,9 @@ import httpx
 import msgspec
 import pytest
 
-from connectors.http.bodies import BODY_BYTES_MAX, DRAINED_BYTES_MAX, EVENT_BYTES_MAX
+from connectors.http.bodies import BODY_BYTES_MAX, DRAINED_BYTES_MAX
 from engine.runtime import CommitLost
+from schemas.cloudevents import EVENT_BYTES_MAX
 from schemas.codec import encode
 from schemas.events import CallEnded
 
