@@ -6,7 +6,7 @@
 import argparse
 import sys
 
-DEFAULT_EVENTS = {"embedded": 20_000, "kafka": 200_000, "restore": 500_000}
+DEFAULT_EVENTS = {"embedded": 20_000, "kafka": 200_000, "restore": 1_000_000}
 
 
 def main() -> None:

@@ -120,7 +120,7 @@ def _publish(clients: ConfluentClients, names: Names, topology: Topology, secret
 
 
 def _verify(bootstrap: str, names: Names, topology: Topology, secrets: Secrets, events: int) -> None:
-    """Every event was folded once: each dossier knows exactly its own, each row says what its last one did, each tree is whole."""
+    """Every event was folded once: each dossier knows just its own, each row says what its last one did, each tree is whole."""
     truth: dict[str, tuple[str, set[str]]] = {}
     for envelope in envelopes(events, secrets, 0):
         _, known = truth.get(envelope.refs[0], ("", set()))

@@ -2,22 +2,21 @@
 
 An event is 194 octets of Avro; the state of its subject is kept with a changelog, and one Avro decision goes out. Only what the
 seam offers is used: poll, a bounded cache of state objects that goes with its unit, one `Commit` a turn. The codec is the one
-that `schemas/compiled.py` generates from the record classes below. Their bytes are those of the floor's schemas: an Avro enum
+that `schemas/compiled.py` generates from the classes below. Their bytes are those of the floor's schemas: an Avro enum
 stands on the wire as the long of its index.
 """
 
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, ClassVar, Final
+from typing import Final
 
 import msgspec
 
 from engine.clock import Clock
 from engine.kafka.runtime import KafkaRuntime
 from engine.runtime import Batch, Commit, CommitLost, Output, TaskSpec, TopicSpec
-from schemas.base import Record
+from schemas.base import NAMESPACE
 from schemas.compiled import decoder, encoder
-from schemas.generate import schema_of
 
 TASK: Final = "job"
 INPUT: Final = "in"
@@ -34,26 +33,30 @@ KINDS: Final = ("CALL", "GRANT", "REVOKE", "DSAR")  # the floor's enum, in its o
 GRANT, REVOKE = KINDS.index("GRANT"), KINDS.index("REVOKE")
 
 
-class Event(Record, frozen=True, kw_only=True):
-    """What comes in; `kind` is an index into `KINDS`."""
+class Event(msgspec.Struct, frozen=True, gc=False):
+    """What the job needs of what comes in; `kind` is an index into `KINDS`. The rest is passed over."""
 
-    SCHEMA: ClassVar[str] = "Event"
     event_id: str
     subject_id: str
     kind: int
-    purpose: str
     ts: int
-    payload: bytes
 
 
-class Out(Record, frozen=True, kw_only=True):
+class Out(msgspec.Struct, frozen=True, gc=False):
     """The decision that goes out."""
 
-    SCHEMA: ClassVar[str] = "Out"
     event_id: str
     subject_id: str
     decision: str
     ts: int
+
+
+WRITTEN: Final = {  # the floor's schema of an event
+    "type": "record", "name": "Event", "namespace": NAMESPACE, "fields": [
+        {"name": "event_id", "type": "string"}, {"name": "subject_id", "type": "string"}, {"name": "kind", "type": "long"},
+        {"name": "purpose", "type": "string"}, {"name": "ts", "type": "long"}, {"name": "payload", "type": "bytes"},
+    ],
+}  # fmt: skip
 
 
 class JobState(msgspec.Struct, array_like=True, gc=False):
@@ -65,8 +68,8 @@ class JobState(msgspec.Struct, array_like=True, gc=False):
     n: int = 0
 
 
-decode_event: Callable[[bytes, int], Any] = decoder(Event, schema_of(Event))
-encode_out: Callable[[Any], bytes] = encoder(Out, b"")
+decode_event: Callable[[bytes, int], Event] = decoder(Event, WRITTEN)  # type: ignore[arg-type, assignment]
+encode_out: Callable[[Out], bytes] = encoder(Out, b"")  # type: ignore[arg-type, assignment]
 pack_state = msgspec.msgpack.Encoder().encode
 unpack_state = msgspec.msgpack.Decoder(JobState).decode
 
@@ -116,27 +119,27 @@ class Job:
     def _fold(self, batch: Batch) -> None:
         known = self._known.setdefault(batch.partition, {})
         dirty = self._dirty.setdefault((TASK, batch.partition), {})
-        records, send, decode, encode = batch.records, self._outputs.append, decode_event, encode_out
-        if missing := {r.key for r in records} - known.keys():
-            keys = list(missing)
-            for key, data in zip(keys, self._runtime.get_many(TASK, batch.partition, keys), strict=True):
-                known[key] = JobState() if data is None else unpack_state(data)
-        for record in records:
+        send, decode, encode, grant, revoke = self._outputs.append, decode_event, encode_out, GRANT, REVOKE
+        for record in batch.records:
             key = record.key
             event = decode(record.value, 0)  # type: ignore[arg-type] # nobody deletes from the input
-            state = known[key]
-            if event.kind == GRANT:
+            try:
+                state = known[key]
+            except KeyError:
+                data = self._runtime.get(TASK, batch.partition, key)
+                state = known[key] = JobState() if data is None else unpack_state(data)
+            kind = event.kind
+            if kind == grant:
                 state.granted = True
-            elif event.kind == REVOKE:
+            elif kind == revoke:
                 state.granted = False
             state.version += 1
             state.last_ts = ts = event.ts
             state.n += 1
             dirty[key] = state
             decision = "ALLOW" if state.granted else "DENY"
-            out = Out(event_id=event.event_id, subject_id=event.subject_id, decision=decision, ts=ts)
-            send(Output(OUTPUT, key, encode(out)))
-        self._positions[TASK, INPUT, batch.partition] = records[-1].offset + 1
+            send(Output(OUTPUT, key, encode(Out(event.event_id, event.subject_id, decision, ts))))
+        self._positions[TASK, INPUT, batch.partition] = batch.records[-1].offset + 1
 
     def _commit(self) -> int:
         pack = pack_state

@@ -1,7 +1,7 @@
 """One measured run in a process of its own, so that the CPU of every thread counts and nothing is warm from the run before.
 
-`python -m benchmarks.measured {job,consents} …` prints one line `RESULT {json}`. `worker` runs the job until it is ended and prints
-`OWNS n` whenever it has another number of units.
+`python -m benchmarks.measured {job,consents} …` prints one line `RESULT {json}`. `worker` runs the job until it is
+ended and prints `OWNS n` whenever it has another number of units.
 """
 
 import argparse

@@ -50,7 +50,7 @@ def _threads() -> dict[str, tuple[str, float]]:
 
 
 class Sampler:
-    """Looks at where the main thread is once per `SAMPLE_SECS` of the process's CPU: a profile that does not slow what it measures.
+    """Looks at where the main thread is once per `SAMPLE_SECS` of the process's CPU: a profile that slows nothing.
 
     What C code takes, such as librdkafka's `produce`, counts for the line that calls it.
     """

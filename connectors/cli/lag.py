@@ -64,7 +64,7 @@ def _of_cluster(session: Session, kafka: str | None) -> dict[str, Any]:
     topology = default_topology()
     tasks = topology.task_specs()
     names = Names(connection.prefix, tasks)
-    check(connection, names, topology, role="gateway")
+    check(connection, names, topology)  # it reads inputs and changelogs, as a worker may and a gateway may not
     found = group_lag(ConfluentClients(connection, names), names, tasks, system_clock())
     return {"lag": [msgspec.to_builtins(one) for one in found]}
 

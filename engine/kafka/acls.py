@@ -1,9 +1,9 @@
 """Who may do what on the cluster: one principal per role, each with the operations that its work needs and no other.
 
 worker      the core, its edges and the read-model writer it hosts: reads every topic, writes what tasks and edges write, runs
-            the group and its transactions, ends raw data (`DeleteRecords` asks for Delete)
-gateway     writes what doors accept, reads what doors show, looks at the worker's group for lag
-readmodel   a read-model writer that runs by itself: changelogs of keyed tasks and settings
+            the groups and its transactions, ends raw data (`DeleteRecords` asks for Delete), signs checkpoints; and `lag --kafka`
+gateway     writes what doors accept and the checkpoints they sign, reads what doors show, looks at the worker's group for lag
+readmodel   a read-model writer that runs by itself: every changelog (that of intake has its beats), and settings
 publisher   writes `calls` and `consents`
 consumer    a warehouse or a tool: reads what others may read, in groups of its own
 
@@ -25,7 +25,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
-from engine.declarations import FREE, Role, Topology
+from engine.declarations import Role, Topology
 from engine.kafka.admin import Admin
 from engine.kafka.connection import Connection
 from engine.kafka.faults import AuthorizerOff, NotAuthorised, SettingImpossible
@@ -39,7 +39,6 @@ Principals = Mapping[str, str]  # role → principal as Kafka names it: `User:cw
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
 PRINCIPAL_CHARS_MAX: Final = 512
 ANY_HOST: Final = "*"
-READ_MODEL: Final = "consentinel-readmodel"  # the group of a read-model writer that runs by itself
 CONSUMERS: Final = "consumer-"  # groups of those who read from outside begin so
 
 _RESOURCES: Final[Mapping[str, ResourceType]] = {
@@ -84,14 +83,13 @@ def rights(topology: Topology, names: Names, role: Role) -> list[Right]:
         case "gateway":
             found.add(Right(role, "group", names.group, "describe", prefixed=True))
         case "readmodel":
-            found.add(Right(role, "group", names.prefix + READ_MODEL, "read", prefixed=True))
+            found.add(Right(role, "group", names.read_model, "read", prefixed=True))
         case "consumer":
             found.add(Right(role, "group", names.prefix + CONSUMERS, "read", prefixed=True))
     return sorted(found)
 
 
 def _of_topics(topology: Topology, names: Names, role: Role) -> Iterable[Right]:
-    kept = [task.name for task in topology.tasks.values() if task.partitioned_by != FREE]
     written = {topic for task in topology.tasks for topic in topology.writes_of(task)}
     for topic in topology.topics.values():
         name = names.topic(topic.name)
@@ -105,12 +103,12 @@ def _of_topics(topology: Topology, names: Names, role: Role) -> Iterable[Right]:
             yield Right(role, "topic", name, "delete")
         if role == "gateway":
             yield Right(role, "topic", name, "describe")
-        if role == "readmodel" and any(topic.name in topology.tasks[task].global_tables for task in kept):
+        if role == "readmodel" and any(topic.name in task.global_tables for task in topology.tasks.values()):
             yield Right(role, "topic", name, "read")
     for task in topology.tasks:
         if role == "worker":
             yield from (Right(role, "topic", names.changelog(task), op) for op in ("read", "write", "describe-configs"))
-        if role == "readmodel" and task in kept:
+        if role == "readmodel":
             yield Right(role, "topic", names.changelog(task), "read")
     if role == "worker":
         yield from (Right(role, "topic", names.shards, op) for op in ("read", "describe-configs"))

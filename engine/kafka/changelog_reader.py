@@ -48,7 +48,7 @@ class ChangelogReader:
         self._units = {names.changelog(task): task for task in tasks}
         with _translated():
             self._consumer: Any = Consumer({
-                **connection.config(name), "group.id": f"{names.prefix}readmodel",
+                **connection.config(name), "group.id": names.read_model,
                 "partition.assignment.strategy": "cooperative-sticky", "isolation.level": "read_committed",
                 "enable.auto.commit": False, "enable.auto.offset.store": False, "auto.offset.reset": "error",
                 "session.timeout.ms": connection.session_timeout_ms, "heartbeat.interval.ms": connection.session_timeout_ms // 4,

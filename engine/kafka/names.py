@@ -32,6 +32,7 @@ class Names:
         self.index = {unit: n for n, unit in enumerate(self.units)}
         self.shards = prefix + SHARDS
         self.group = f"{prefix}consentinel"
+        self.read_model = f"{self.group}-readmodel"  # begins as the group does: one right is for both
 
     def topic(self, name: str) -> str:
         """Kafka's name of a topic of the topology."""

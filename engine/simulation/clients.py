@@ -41,8 +41,9 @@ class FakeClients:
 
     def starts(self, places: Iterable[At]) -> dict[At, int]:
         """See `Clients`: nothing is ever cut off."""
-        self._answering()
-        return dict.fromkeys(places, 0)
+        with self._process.crossing("ends"):
+            self._answering()
+            return dict.fromkeys(places, 0)
 
     def ends(self, places: Iterable[At], *, committed: bool) -> dict[At, int]:
         """See `Clients`."""
@@ -52,8 +53,9 @@ class FakeClients:
 
     def incarnations(self, topics: Iterable[str]) -> dict[str, str]:
         """See `Clients`."""
-        self._answering()
-        return {topic: f"id-of-{topic}" for topic in topics}
+        with self._process.crossing("ends"):
+            self._answering()
+            return {topic: f"id-of-{topic}" for topic in topics}
 
     def _answering(self) -> None:
         self._process.check()

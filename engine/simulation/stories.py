@@ -7,6 +7,7 @@ import msgspec
 from engine.simulation.bugs import BUGS, NONE, Bug
 from engine.simulation.consents import ConsentJob
 from engine.simulation.counting import CountingJob
+from engine.simulation.fate import Blow, Once
 from engine.simulation.world import Finding, Job, World
 
 EVENTS = 30
@@ -38,6 +39,18 @@ def tell(seed: int, bug: Bug = NONE, events: int = EVENTS, *, trace: bool = Fals
     except Finding as found:
         finding = found.what
     return Outcome(seed, type(job).__name__, world.blows, finding, tuple(world.trace or ()))
+
+
+def tell_once(seed: int, number: int, blow: Blow, events: int = EVENTS) -> tuple[Outcome, bool]:
+    """Run one seed with nothing but one blow, at the call of this number; and say whether there was such a call."""
+    fate = Once(number, blow)
+    world = World(seed, CountingJob(), events=events, fate=fate)
+    finding = ""
+    try:
+        world.run()
+    except Finding as found:
+        finding = found.what
+    return Outcome(seed, "CountingJob", world.blows, finding), world.blows > 0
 
 
 def stories(first: int, count: int, bug: Bug = NONE, events: int = EVENTS) -> Iterator[Outcome]:

@@ -24,7 +24,8 @@ from engine.secrets import Secrets
 from engine.simulation.bugs import NONE, Bug
 from engine.simulation.cluster import At, Cluster, Odds
 from engine.simulation.disk import Change, Database, Disks
-from engine.simulation.fate import Fate
+from engine.simulation.errors import TIMED_OUT, kafka_fault
+from engine.simulation.fate import REFUSABLE, Fate
 from engine.simulation.log import Transaction
 from engine.simulation.process import Killed, Process
 from engine.simulation.ring import SeededRing
@@ -41,7 +42,6 @@ SOON_MS = 60_000  # an alarm within this is waited for; retention's are years aw
 NESTED_MAX = 2  # workers that stand in the middle of something while others go on
 SLOW_MARKERS_MS = (0, 0, 1_000, 4_000, 9_000)
 FREEZES_MS = (300, 2_000, 8_000, 9_000, 16_000)  # a session is 6 s, a transaction may take 10 s
-OUTAGES_MS = (200, 3_000, 8_000, 14_000, 25_000)  # questions to the cluster are given up after 10 s
 MOMENTS_MS = (5, 100, 1_000)
 RESTART_MS = (50, 1_000, 9_000)
 
@@ -73,7 +73,9 @@ class Job(Protocol):
 class World:
     """One story. `run` raises `Finding`, or returns how many faults there were."""
 
-    def __init__(self, seed: int, job: Job, *, events: int = 30, bug: Bug = NONE, trace: bool = False) -> None:
+    def __init__(
+        self, seed: int, job: Job, *, events: int = 30, bug: Bug = NONE, trace: bool = False, fate: Fate | None = None
+    ) -> None:
         self.seed, self.job, self.bug, self.events = seed, job, bug, events
         self.random = Random(seed)
         self.topology, self.tasks = job.topology, job.tasks
@@ -103,6 +105,8 @@ class World:
         self._troubles = 2 * self.fate.left + 3 if restless else self.fate.left
         if self.random.random() < 0.5:
             self.cluster.odds = Odds(0.02, 0.02, 0.002, 0.1)
+        if fate is not None:  # this one blow, and nothing else
+            self.fate, self._troubles, self.cluster.odds = fate, 0, Odds()
 
     def clock(self) -> int:
         """Epoch ms."""
@@ -154,8 +158,11 @@ class World:
             worker.end("killed")
             worker.start_ms = self.cluster.now_ms + self.random.choice(RESTART_MS)
             self.disks.harm(worker.name)
+        elif blow == "refuse":
+            if call in REFUSABLE and when == "before":
+                raise kafka_fault(TIMED_OUT, "no leader for a while")
         elif blow == "outage":
-            self.cluster.go_down(self.random.choice(OUTAGES_MS))
+            self.cluster.go_down(self.random.choice(self.fate.outages_ms))
         elif len(self._stack) <= NESTED_MAX:
             process.paused = blow == "freeze"
             self._meanwhile(self.random.choice(FREEZES_MS if blow == "freeze" else MOMENTS_MS))
@@ -188,7 +195,7 @@ class World:
                 self.workers.append(Worker(self, f"w{len(self.workers) + 1}"))
             case "outage":
                 self.tell("-", "outage")
-                self.cluster.go_down(self.random.choice(OUTAGES_MS))
+                self.cluster.go_down(self.random.choice(self.fate.outages_ms))
             case _:
                 pass
 

@@ -78,7 +78,7 @@ class EmbeddedFactory:
             runtime.close()
 
 
-@pytest.fixture(params=["memory", "embedded", "kafka"])
+@pytest.fixture(params=["memory", "embedded", pytest.param("kafka", marks=pytest.mark.slow)])
 def runtime_factory(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RuntimeFactory]:
     if request.param == "kafka":
         from tests.conformance.on_kafka import KafkaFactory  # noqa: PLC0415 -- the others run where there is no Kafka client

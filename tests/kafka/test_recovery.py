@@ -7,8 +7,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import msgspec
 import pytest
-from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from engine.kafka.connection import Connection
@@ -16,6 +17,7 @@ from engine.kafka.names import Unit
 from engine.kafka.recovery import PositionLost, PositionsDisagree
 from engine.kafka.runtime import KafkaRuntime
 from engine.kafka.store import Store
+from engine.runtime import StoreDamaged
 from tests.kafka.crash.crew import Publisher, until
 from tests.kafka.crash.job import COUNT, PARTITIONS, TASKS, Loop, make_site, open_runtime, system_ms
 from tests.kafka.crash.verifier import read, record, verify
@@ -148,14 +150,55 @@ def test_a_damaged_store_is_wiped_and_restored(site: Site, pattern: str, place: 
     restored_whole(site, site.open())
 
 
-def test_a_store_that_shows_its_damage_only_where_it_is_read_is_wiped_and_restored(site: Site) -> None:
+def test_a_store_that_shows_its_damage_only_where_it_is_read_stops_the_worker_and_the_next_start_restores_it(site: Site) -> None:
     site.counted()
     site.haunt(ghosts=20_000)  # many blocks: opening it reads only the first ones and the last
     for path in (path for folder in site.stores() for path in folder.glob("*.sst")):
         if path.stat().st_size > 100_000:
             for tenth in range(1, 9):
                 overwrite(path, tenth / 10)
+    loop = site.open()
+    with pytest.raises(StoreDamaged):
+        site.ready(loop)
+        counts_of(loop.runtime)
+    loop.runtime.close()
     restored_whole(site, site.open())
+
+
+def test_a_store_that_lay_by_for_longer_than_tombstones_last_is_wiped_although_the_worker_never_ended(site: Site) -> None:
+    site.publish()
+    first = site.open("w1", tombstones_ms=6_000)
+    site.drain(first)
+    second = site.open("w2")
+    site.until(lambda: len(first.runtime.recovery._stores) == len(site.names.units) // 2, first, second)
+    began = time.monotonic()
+    for store in first.runtime.recovery._stores.values():
+        store.committed({GHOST: b"1"}, store.position, store.written_ms)
+    site.publish(500)
+    site.until(lambda: time.monotonic() - began > 4, first, second)
+    site.drain(first, second)
+    second.runtime.close()
+    site.drain(first)
+    assert counts_of(first.runtime) == site.truth()
+
+
+@pytest.mark.parametrize("question", ["starts", "incarnations"])
+def test_a_broker_that_gives_no_answer_in_the_middle_of_a_recovery_is_asked_again(site: Site, question: str) -> None:
+    site.counted()
+    loop = site.open()
+    clients = loop.runtime.recovery._clients
+    answer, refused = getattr(clients, question), []
+
+    def flaky(places: Any) -> Any:
+        if len(refused) < 3:
+            refused.append(places)
+            raise KafkaException(KafkaError(KafkaError.FENCED_LEADER_EPOCH))
+        return answer(places)
+
+    setattr(clients, question, flaky)
+    site.ready(loop)
+    assert len(refused) == 3
+    assert counts_of(loop.runtime) == site.truth()
 
 
 def test_a_missing_store_is_restored(site: Site) -> None:
@@ -250,18 +293,15 @@ def test_accepting_the_loss_goes_on_from_what_is_left(site: Site) -> None:
 
 
 def test_events_that_are_deleted_under_a_running_worker_stop_it(site: Site) -> None:
-    loop = site.open()
+    frugal = {"queued.min.messages": "1", "max.partition.fetch.bytes": "1000"}  # else it has them all before they are deleted
+    loop = site.open(connection=msgspec.structs.replace(site.connection, properties=frugal))
     site.publish(100)
     site.drain(loop)
-    loop.turn()
-    site.publish(20_000)
-    loop.runtime.poll("relay", 1)  # it has seen some of them, and sleeps
-    time.sleep(0.2)
+    for _ in range(20):
+        site.publish(200)  # a batch of its own, which is the least that a fetch brings
     delete_before_the_end(site)
-    try:
-        site.until(lambda: sum(counts_of(loop.runtime).values()) == site.publisher.sent, loop)
-    except PositionLost as fault:
-        assert "does not retain" in str(fault)
+    with pytest.raises(PositionLost, match="does not retain"):
+        site.until(lambda: False, loop)
 
 
 def test_an_offset_that_somebody_moved_stops_the_worker(site: Site) -> None:
@@ -284,7 +324,8 @@ def test_a_standby_takes_over_without_reading_the_changelog_again(site: Site) ->
     second = site.open("w2", connection=follower)
     site.drain(first, second)
     known = [Unit(task.name, n) for task in TASKS for n in range(task.partitions)]
-    site.until(lambda: len(second.runtime._owned) == len(known) // 2 and len(second.runtime.recovery._stores) == len(known) // 2, first, second)
+    half = len(known) // 2
+    site.until(lambda: len(second.runtime._owned) == half == len(second.runtime.recovery._stores), first, second)
     changelogs = sum(len(read(site.bootstrap, site.names.changelog(task.name))) for task in TASKS)
     site.until(lambda: second.runtime.recovery.restored >= changelogs * 0.9, first, second)
     site.publish(500)

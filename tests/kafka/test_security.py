@@ -224,7 +224,7 @@ def test_a_consumer_reads_what_is_public_and_no_key(deployment: Deployment) -> N
 @pytest.mark.slow
 def test_gateway_and_read_model_have_what_they_need_and_no_more(deployment: Deployment) -> None:
     door, model = deployment.who("cg"), deployment.who("cr")
-    for topic in ("calls", "consents", "requests", "controls", "decisions"):
+    for topic in ("calls", "consents", "requests", "controls", "decisions", "audit.checkpoints"):
         send(door, deployment.topic(topic))
     check(door, names_of(TOPOLOGY, door), TOPOLOGY, role="gateway")
     check(model, names_of(TOPOLOGY, model), TOPOLOGY, role="readmodel")
@@ -308,14 +308,14 @@ def test_no_role_may_do_what_another_role_is_for() -> None:
     names = names_of(TOPOLOGY, Connection(bootstrap="127.0.0.1:1", prefix="x."))
     writes = {role: {r.name for r in rights(TOPOLOGY, names, role) if r.operation == "write"} for role in PRINCIPALS}  # type: ignore[arg-type]
     assert writes["publisher"] == {"x.calls", "x.consents"}
-    assert writes["gateway"] == {"x.calls", "x.consents", "x.requests", "x.controls", "x.decisions"}
+    assert writes["gateway"] == {"x.calls", "x.consents", "x.requests", "x.controls", "x.decisions", "x.audit.checkpoints"}
     assert not writes["readmodel"] and not writes["consumer"]
     reads = {role: {r.name for r in rights(TOPOLOGY, names, role) if r.operation == "read"} for role in PRINCIPALS}  # type: ignore[arg-type]
     assert not reads["publisher"] and reads["readmodel"] == {
-        "x.changelog.subject", "x.changelog.case", "x.controllers", "x.consentinel-readmodel",
+        "x.changelog.subject", "x.changelog.case", "x.changelog.intake", "x.controllers", "x.consentinel-readmodel",
     }  # fmt: skip
     assert [role for role in PRINCIPALS if "x.keys.wrapped" in reads[role]] == ["worker"]
-    assert not writes["worker"] & writes["gateway"], "what enters by a door is written by no task"
+    assert writes["worker"] & writes["gateway"] == {"x.audit.checkpoints"}, "what enters by a door is written by no task"
     everything = {r.name for role in PRINCIPALS for r in rights(TOPOLOGY, names, role)}  # type: ignore[arg-type]
     assert all(name.startswith("x.") for name in everything)
 

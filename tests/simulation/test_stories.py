@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 
 from engine.simulation.bugs import BUGS
-from engine.simulation.stories import stories, tell
+from engine.simulation.fate import Blow
+from engine.simulation.stories import stories, tell, tell_once
 
 ROOT = Path(__file__).resolve().parents[2]
 SEEDS = 2_000
 CHUNK = 250
+SMALL, STRIDE = 4, 1  # the story that is struck at each of its calls in turn
 # Within how many seeds each bug must be found, from seed 0 on: some three times what it took when this was written.
 WITHIN = {
     "store_before_commit": 30,
@@ -42,6 +44,20 @@ def test_a_sound_engine_survives_the_first_stories() -> None:
 @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
 def test_a_sound_engine_survives_every_story(first: int) -> None:
     assert not faults_of(first, CHUNK)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("blow", ["kill", "freeze", "overtake", "outage", "refuse"])
+def test_one_blow_at_any_call_does_no_harm(blow: Blow) -> None:
+    """Every place in turn: before and after each step of a commit, each call, each write of a store."""
+    number, harmed, struck = 0, [], True
+    while struck:
+        outcome, struck = tell_once(SMALL, number, blow, events=6)
+        if outcome.finding:
+            harmed.append(f"{blow} at call {number}: {outcome.finding}")
+        number += STRIDE
+    assert number > 300, "the story is too short to say much"
+    assert not harmed
 
 
 @pytest.mark.parametrize("name", sorted(BUGS))

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -12,7 +13,7 @@ from random import Random
 from typing import Any
 
 import msgspec
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
 from engine.kafka.connection import Connection
 from tests.kafka.crash.job import EVENTS, PARTITIONS, RELAYED
@@ -25,6 +26,7 @@ WAIT_SECS_MAX = 90.0
 TICK_SECS = 0.1
 KEYS = 300
 TAIL_CHARS = 4_000
+TAIL_LINES = 25
 
 
 def until(true: Callable[[], Any], secs: float = WAIT_SECS_MAX, what: str = "it") -> float:
@@ -47,14 +49,18 @@ class Crew:
         self.frozen: set[str] = set()
         self.deaths: list[str] = []
 
-    def start(self, name: str, *, wait: bool = True, **changed: Any) -> Child:
-        """Start a worker on the folder that its earlier lives had. `changed`: settings of its connection."""
+    def start(self, name: str, *, worker: str = "", wait: bool = True, **changed: Any) -> Child:
+        """Start a worker on the folder that its earlier lives had. `worker`: what it calls itself, if not by its folder's name;
+        `changed`: settings of its connection.
+        """
         folder = self.folder / name
         folder.mkdir(parents=True, exist_ok=True)
         connection = msgspec.json.encode(msgspec.structs.replace(self.connection, **changed)).decode()
         # `Child` removes its folder when the tests are killed: it gets the worker's own, and the module's path another way.
-        run = f"import runpy, sys; sys.path.insert(0, {str(ROOT)!r}); runpy.run_module({self.module!r}, run_name='__main__', alter_sys=True)"
-        self.living[name] = child = Child([sys.executable, "-c", run, str(folder), name, connection], folder, folder / "log")
+        run = f"import runpy, sys; sys.path.insert(0, {str(ROOT)!r}); "
+        run += f"runpy.run_module({self.module!r}, run_name='__main__', alter_sys=True)"
+        command = [sys.executable, "-c", run, str(folder), worker or name, connection]
+        self.living[name] = child = Child(command, folder, folder / "log")
         if wait:
             self.ready(name)
         return child
@@ -69,6 +75,10 @@ class Crew:
         draft = self.folder / name / "draft"
         draft.write_text(what)
         draft.rename(self.folder / name / "order")
+
+    def has_obeyed(self, name: str) -> bool:
+        """Whether the worker has done to itself what it was ordered."""
+        return not (self.folder / name / "order").exists()
 
     def saw(self, name: str, text: str) -> bool:
         """Whether the worker's present life has printed `text`."""
@@ -91,7 +101,7 @@ class Crew:
         child.process.send_signal(signal.SIGTERM)
         try:
             code: Any = child.process.wait(END_SECS_MAX)
-        except Exception:  # noqa: BLE001
+        except subprocess.TimeoutExpired:
             code = "hung"
         child.stop(kill=True)
         if code != 0:
@@ -125,6 +135,12 @@ class Crew:
             child.process.send_signal(signal.SIGTERM)
         for name in list(self.living):
             self.end(name)
+
+    def tails(self) -> str:
+        """What each worker printed last, for a failure's text."""
+        said = {name: child.printed().splitlines() for name, child in self.living.items()}
+        own = {name: [line for line in lines if not line.startswith("%")] for name, lines in said.items()}  # not librdkafka's
+        return "\n".join(f"{name}: {line}" for name, lines in own.items() for line in lines[-TAIL_LINES:])
 
     def close(self) -> None:
         """End what is left, whatever it does."""
@@ -163,10 +179,14 @@ class Publisher:
     def stop(self, least: int = 0) -> None:
         """Stop when at least `least` were published; returns when all are on the log."""
         until(lambda: self.sent >= least, least / self._rate + WAIT_SECS_MAX)
+        self.halt()
+        self.flush()
+
+    def halt(self) -> None:
+        """Publish no more."""
         self._halt.set()
         if self._thread.is_alive():
             self._thread.join()
-        self.flush()
 
     def flush(self) -> None:
         """Return when all are on the log."""
@@ -199,7 +219,7 @@ class Offsets:
         """The committed offset of each unit's input, those of the events first; None when the broker is away."""
         try:
             return [max(p.offset, 0) for p in self._consumer.committed(list(self._places), timeout=2)]
-        except Exception:  # noqa: BLE001
+        except KafkaException:
             return None
 
     def moved(self, since: list[int]) -> bool:

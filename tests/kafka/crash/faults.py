@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from random import Random
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 from engine.kafka.connection import Connection
 from tests.kafka.crash.crew import Crew, Offsets, Publisher, until
@@ -26,7 +26,7 @@ from tests.parts.kafka import Broker
 
 KINDS = ("kill", "die", "term", "stop", "zombie", "join", "broker", "broker-kill")
 SESSION_MS = 6_000
-FROZEN_SECS = SESSION_MS / 1_000 + 2.5  # the session time-out, the rebalance, and a commit of whoever took over
+FROZEN_SECS = 2.5  # beyond the session time-out: the rebalance, and a commit of whoever took over
 WORKERS = ("w0", "w1")
 THIRD = "w2"
 PAUSE_SECS = (0.5, 2.0)  # under load between two faults
@@ -54,8 +54,10 @@ class Outcome(NamedTuple):
         for kind in KINDS:
             took = [h.secs for h in self.faults if h.kind == kind]
             if took:
-                rows.append(f"  {kind:12} {len(took):3}   every unit commits again after {median(took):5.1f} s, at most {max(took):.1f} s")
-        rows += ["", f"  workers that ended by themselves: {len(self.deaths)}", f"  records of aborted transactions: {f.aborted}", ""]
+                again = f"every unit commits again after {median(took):5.1f} s, at most {max(took):.1f} s"
+                rows.append(f"  {kind:12} {len(took):3}   {again}")
+        rows += ["", f"  workers that ended by themselves: {len(self.deaths)}"]
+        rows += [f"  records of aborted transactions: {f.aborted}", ""]
         rows.append("  lost / doubled / missing / duplicate   alien / disordered   alarms missing / duplicate   offsets wrong")
         rows.append(
             f"  {f.lost:4} / {f.doubled:7} / {f.missing:7} / {f.duplicate:9}   {f.alien:5} / {f.disordered:10}"
@@ -73,9 +75,12 @@ def plan(rng: Random, count: int, kinds: tuple[str, ...] = KINDS) -> list[str]:
 class Audit:
     """One audit on a broker of its own."""
 
-    def __init__(self, broker: Broker, folder: Path, prefix: str, rng: Random, rate: int) -> None:
+    def __init__(
+        self, broker: Broker, folder: Path, prefix: str, rng: Random, rate: int, *, session_ms: int = SESSION_MS, **settings: Any
+    ) -> None:
         self.broker, self.rng, self.prefix = broker, rng, prefix
-        self.connection = Connection(bootstrap=broker.bootstrap, prefix=prefix, session_timeout_ms=SESSION_MS)
+        self.session_secs = session_ms / 1_000
+        self.connection = Connection(bootstrap=broker.bootstrap, prefix=prefix, session_timeout_ms=session_ms, **settings)
         make_site(broker.bootstrap, prefix)
         self.crew = Crew(self.connection, folder)
         self.publisher = Publisher(broker.bootstrap, prefix, rng, rate)
@@ -84,25 +89,40 @@ class Audit:
     def run(self, kinds: list[str], events: int) -> Outcome:
         """Let the faults happen, publish at least so many events, drain, end the workers, verify."""
         began = time.monotonic()
-        try:
-            for name in WORKERS:
-                self.crew.start(name, wait=False)
-            self.publisher.start()
-            self._again([0] * 2 * PARTITIONS)
+        with self:
+            self.begin()
             happened = [self.happen(kind) for kind in kinds]
-            self.publisher.stop(events)
-            until(self._drained, DRAIN_SECS_MAX, "the end of the events")
-            findings = self._settled()
+            findings = self.end(events)
             return Outcome(findings, happened, self.crew.deaths, time.monotonic() - began)
-        finally:
-            self.crew.close()
-            self.offsets.close()
 
-    def happen(self, kind: str) -> Happened:
-        """One fault, and what follows."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, fault: Any, *_: object) -> None:
+        if fault is not None:
+            print(self.crew.tails(), flush=True)
+        self.crew.close()
+        self.publisher.halt()
+        self.offsets.close()
+
+    def begin(self) -> None:
+        """Start workers and publisher; returns when every unit has committed."""
+        for name in WORKERS:
+            self.crew.start(name, wait=False)
+        self.publisher.start()
+        self.again([0] * 2 * PARTITIONS)
+
+    def end(self, events: int = 0) -> Findings:
+        """Publish at least so many events in all, drain, end the workers, verify."""
+        self.publisher.stop(events)
+        until(self._drained, DRAIN_SECS_MAX, "the end of the events")
+        return self._settled()
+
+    def happen(self, kind: str, who: str = "", step: int = 0, doing: str = "records") -> Happened:
+        """One fault, and what follows. Who it hits, and before which step of which transaction, may be given."""
         time.sleep(self.rng.uniform(*PAUSE_SECS))
-        who = self.rng.choice(WORKERS)
-        step = self.rng.randint(2, 7)
+        victim, at = self.rng.choice(WORKERS), self.rng.randint(2, 7)
+        who, step = who or victim, step or at
         comes_back_late = self.rng.random() < 0.5
         crew = self.crew
         began = time.monotonic()
@@ -110,7 +130,7 @@ class Audit:
         match kind:
             case "kill" | "die":
                 if kind == "die":
-                    crew.order(who, f"kill {step} records")
+                    crew.order(who, f"kill {step} {doing}")
                     until(lambda: crew.living[who].process.poll() is not None, what=f"the death of {who}")
                     began = time.monotonic()
                 crew.kill(who)
@@ -118,44 +138,44 @@ class Audit:
                 if not comes_back_late:
                     time.sleep(self.rng.uniform(0.0, 2.0))
                     crew.start(who, wait=False)
-                secs = self._again(before, began)
+                secs = self.again(before, began)
                 if comes_back_late:
                     crew.start(who, wait=False)
-                    self._again(until_known(self.offsets))
+                    self.again(until_known(self.offsets))
             case "term":
                 crew.end(who)
                 before = until_known(self.offsets)
-                secs = self._again(before, began)
+                secs = self.again(before, began)
                 crew.start(who, wait=False)
-                self._again(until_known(self.offsets))
+                self.again(until_known(self.offsets))
             case "stop" | "zombie":
                 if kind == "stop":
                     crew.freeze(who)
                 else:
                     crew.frozen.add(who)
-                    crew.order(who, f"stop {step} records")
-                    until(lambda: crew.saw(who, "stop before"), what=f"the sleep of {who}")
+                    crew.order(who, f"stop {step} {doing}")
+                    until(lambda: crew.has_obeyed(who), what=f"the sleep of {who}")
                 began = time.monotonic()
                 before = until_known(self.offsets)
-                secs = self._again(before, began)
-                time.sleep(max(0.0, FROZEN_SECS - secs))
+                secs = self.again(before, began)
+                time.sleep(max(0.0, self.session_secs + FROZEN_SECS - secs))
                 crew.thaw(who)
-                self._again(until_known(self.offsets))
+                self.again(until_known(self.offsets))
             case "join":
                 crew.start(THIRD, wait=False)
                 until(lambda: crew.saw(THIRD, "ready\n"), what="the third worker")
-                secs = self._again(until_known(self.offsets))
+                secs = self.again(until_known(self.offsets))
                 (crew.kill if comes_back_late else crew.end)(THIRD)
-                self._again(until_known(self.offsets))
+                self.again(until_known(self.offsets))
             case "broker" | "broker-kill":
                 self.broker.restart(kill=kind == "broker-kill")
-                secs = self._again(before, began)
+                secs = self.again(before, began)
             case _:
                 raise AssertionError(kind)
         print(f"  {kind:12} {who} step {step}: {secs:.1f} s", flush=True)
         return Happened(kind, who, secs)
 
-    def _again(self, since: list[int], began: float | None = None) -> float:
+    def again(self, since: list[int], began: float | None = None) -> float:
         """Wait until every unit has committed beyond `since`; seconds since `began`."""
         began = time.monotonic() if began is None else began
 

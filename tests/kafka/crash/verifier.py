@@ -13,6 +13,7 @@ What must hold, with the topics of `job.py`:
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from time import monotonic
 from typing import NamedTuple
 
@@ -169,7 +170,7 @@ def _misplaced(wanted: Sequence[bytes], seen: Sequence[bytes]) -> int:
     """How many ids come after one that should follow them; what is missing or double is counted elsewhere."""
     place = {id_: n for n, id_ in enumerate(wanted)}
     known = [place[id_] for id_ in dict.fromkeys(seen) if id_ in place]
-    return sum(a > b for a, b in zip(known, known[1:], strict=False))
+    return sum(a > b for a, b in pairwise(known))
 
 
 def _positions_wrong(found: Recording) -> int:
@@ -177,7 +178,8 @@ def _positions_wrong(found: Recording) -> int:
     wrong = 0
     for topic, rows, changelog in (("events", found.events, found.relay), ("relayed", _own(found.relayed), found.state)):
         last = {row.partition: row.offset for row in rows}
-        said = {row.partition: int.from_bytes(row.value or b"", "big") for row in changelog if row.key == OWN + b"p" + topic.encode()}
+        key = OWN + b"p" + topic.encode()
+        said = {row.partition: int.from_bytes(row.value or b"", "big") for row in changelog if row.key == key}
         for (of, partition), offset in found.offsets.items():
             if of == topic:
                 wrong += offset <= last.get(partition, -1) or said.get(partition, 0) != offset
