@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from engine.layout import state_prefix
+from engine.outside import Registered
 from engine.secrets import Secrets
 from engine.topology import Topology
 from processors.kernel import Processor
@@ -28,8 +29,8 @@ class TaskPlan(msgspec.Struct, frozen=True):
 class Shared:
     """What all partitions of a process share."""
 
-    def __init__(self, secrets: Secrets, topology: Topology) -> None:
-        self.secrets = secrets
+    def __init__(self, secrets: Secrets, topology: Topology, registered: Registered | None = None) -> None:
+        self.secrets, self.registered = secrets, registered
         self.enveloped = frozenset(name for name, topic in topology.topics.items() if topic.envelope)
         self.internal = self.enveloped & {topic for task in topology.tasks for topic in topology.writes_of(task)}
         self.deployment = secrets.ring.deployment()

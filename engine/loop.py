@@ -9,7 +9,8 @@ A turn, by its numbered steps (a crash or an error between any two of them leave
 5. Only now what was written becomes what is known (caches), and counters move.
 6. Alarms that are due ring in a turn of their own, by the same steps 3 to 5.
 
-`CommitLost` takes one path: forget every overlay, rewind, begin again from the committed positions.
+`CommitLost` takes one path: forget every overlay, rewind, begin again from the committed positions. `RegistryAway` does as well, and
+the task whose input cannot be read is not polled for a moment, so that the others and their alarms go on.
 """
 
 import logging
@@ -20,6 +21,7 @@ from time import perf_counter
 from engine.clock import Clock
 from engine.context import Shared, TaskPlan
 from engine.layout import DUE, DueAlarm, due_alarm
+from engine.outside import RegistryAway
 from engine.partition import Partition
 from engine.runtime import Batch, Commit, CommitLost, Runtime
 from engine.topology import Topology
@@ -33,6 +35,7 @@ RECORDS_PER_TASK_MAX = 1_000  # records of one task in one turn: bounds a commit
 ALARMS_PER_TURN_MAX = 500
 SETTINGS_PER_READ_MAX = 1_000
 PIPELINE_TURNS = 4  # an event passes intake, case, subject; after this many drained turns all that was there is folded
+PAUSE_MS = 5_000  # of a task whose input cannot be read now: to read it again costs every task a rewind
 CONTROLLERS = "controllers"
 
 
@@ -60,14 +63,15 @@ class TaskLoop:
         self.turns = 0
         self._partitions: dict[tuple[str, int], Partition] = {}
         self._controllers_read = 0
+        self._paused_ms: dict[str, int] = {}  # until when a task is not polled
         self._drained: deque[int] = deque(maxlen=PIPELINE_TURNS)
 
     def turn(self) -> int:
         """One turn; returns how many records and alarms it handled. 0: there was nothing to do."""
         try:
             return self._records() + self._alarms()
-        except CommitLost:
-            log.warning("commit lost: reading again from the committed positions")
+        except CommitLost as lost:
+            log.warning("turn lost (%s): reading again from the committed positions", type(lost).__name__)
             self.shared.count("commits_lost")
             for partition in self._partitions.values():
                 partition.forget()
@@ -106,6 +110,9 @@ class TaskLoop:
         batches: list[Batch] = []  # step 2
         drained = True
         for task in self.tasks:
+            if self._is_paused(task.name, now_ms):
+                drained = False
+                continue
             polled = self.runtime.poll(task.name, self.records_max)
             batches += polled
             drained = drained and sum(len(b.records) for b in polled) < self.records_max
@@ -114,7 +121,11 @@ class TaskLoop:
         positions: dict[tuple[str, str, int], int] = {}
         for batch in batches:  # step 3
             partition = touched[batch.task, batch.partition] = self._partition(batch.task, batch.partition)
-            partition.fold(batch.topic, batch.records, now_ms)
+            try:
+                partition.fold(batch.topic, batch.records, now_ms)
+            except RegistryAway as fault:
+                self._pause(batch.task, now_ms, fault)
+                raise
             positions[batch.task, batch.topic, batch.partition] = batch.records[-1].offset + 1
         self._commit(touched, positions, now_ms)  # steps 4 and 5
         count = sum(len(b.records) for b in batches)
@@ -125,6 +136,14 @@ class TaskLoop:
             self.shared.count("turn_us", by=round((perf_counter() - started) * 1e6))
         self._advance_beat(now_ms, drained, count)
         return count
+
+    def _is_paused(self, task: str, now_ms: int) -> bool:
+        return bool(self._paused_ms) and self._paused_ms.get(task, 0) > now_ms
+
+    def _pause(self, task: str, now_ms: int, fault: RegistryAway) -> None:
+        log.warning("%s waits and drops nothing: %s", task, fault)
+        self.shared.count("registry_away")
+        self._paused_ms[task] = now_ms + PAUSE_MS
 
     def _advance_beat(self, now_ms: int, drained: bool, count: int) -> None:
         """The beat of design section 5: the lowest receipt time that all inputs have been folded to."""

@@ -11,7 +11,7 @@ from engine.context import Moment, Shared, TaskPlan, withheld
 from engine.effects import ALARM, ALARM_VALUE, ROUTED_BY_NAME, Effects
 from engine.keyring import RingFault
 from engine.layout import KINDS, DueAlarm, alarm_key, due_key, key_in
-from engine.outside import OPEN, envelope_of
+from engine.outside import OPEN, Registered, envelope_of
 from engine.overlay import Overlay
 from engine.runtime import LogRecord, Output, Runtime, RuntimeFault
 from engine.sealing import SealingFault
@@ -96,7 +96,7 @@ class Partition:
             envelope: Envelope | None = None
             try:
                 if sealed is not None and record.value and not sealed(record.value):
-                    envelope = _outside(topic, record)
+                    envelope = _outside(topic, record, self._shared.registered)
                 else:
                     envelope = _envelope(record, opened)
                 onward = porter.hand_on(envelope) if porter is not None and envelope.refs else None
@@ -232,10 +232,10 @@ def _envelope(record: LogRecord, opened: Callable[[bytes], bytes | None]) -> Env
         raise Unusable("unreadable") from None
 
 
-def _outside(topic: str, record: LogRecord) -> Envelope:
-    """The envelope of what a publisher wrote to Kafka itself. Raises `Unusable`."""
+def _outside(topic: str, record: LogRecord, registered: Registered | None) -> Envelope:
+    """The envelope of what a publisher wrote to Kafka itself. Raises `Unusable`, and `RegistryAway`, which ends the turn."""
     try:
-        return envelope_of(topic, record)
+        return envelope_of(topic, record, registered)
     except Invalid as e:
         raise Unusable(e.code, e.field) from None
 

@@ -27,6 +27,7 @@ from engine.kafka.connection import (
 FILE = "consentinel.toml"
 RAW_RETENTION_SECS = 86_400
 RAW_RETENTION_SECS_MAX = 7 * 86_400  # the backstop of the design, section 4: raw data never rests longer
+SECRET_BYTES_MAX = 65_536
 FRESHNESS_SECS = 5.0  # design, section 5: an older read model denies
 
 
@@ -105,6 +106,29 @@ class RedisSettings(_Section):
         return self.url.get_secret_value()
 
 
+class WebhookSettings(_Section):
+    """`webhook`: who is told of breach alerts and erasure notices. Without a URL they are lines of the worker's log."""
+
+    url: SecretStr | None = None
+    secret: SecretStr | None = None
+    secret_file: Path | None = None
+    ca_file: Path | None = None
+
+    def signing_secret(self) -> str:
+        """The shared secret. Raises `BadUsage`."""
+        if self.secret is not None:
+            return self.secret.get_secret_value()
+        if self.secret_file is None:
+            raise BadUsage("webhook.secret: is needed with webhook.url, or webhook.secret_file")
+        try:
+            data = self.secret_file.read_bytes()
+            if len(data) <= SECRET_BYTES_MAX:
+                return data.decode().strip()
+        except (OSError, UnicodeDecodeError):
+            pass
+        raise BadUsage("webhook.secret_file: the file cannot be read")
+
+
 class Settings(BaseSettings):
     """All settings. `url` and the token say how commands reach a running service; a secret may come from a `*_file`."""
 
@@ -116,6 +140,7 @@ class Settings(BaseSettings):
     http: HttpSettings = HttpSettings()
     kafka: KafkaSettings = KafkaSettings()
     redis: RedisSettings = RedisSettings()
+    webhook: WebhookSettings = WebhookSettings()
     freshness_secs: Annotated[float, Field(gt=0, le=60)] = FRESHNESS_SECS
     url: str | None = None
     token: SecretStr | None = None

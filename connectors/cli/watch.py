@@ -1,4 +1,4 @@
-"""Commands of those who watch: holds, breaches, quarantine, lag, tokens."""
+"""Commands of those who watch: holds, breaches, quarantine, tokens."""
 
 import os
 import uuid
@@ -132,18 +132,6 @@ def quarantine_retry(session: Session, place: Annotated[str, typer.Argument(meta
     """Send one entry in again, now that what was missing is there."""
     partition, offset = _place(place)
     session.show(session.door().post(f"/v1/quarantine/{partition}/{offset}/retry"))
-
-
-def add_lag(app: typer.Typer) -> None:
-    """Add `lag` to the program itself."""
-    command(app, "lag")(_lag)
-
-
-def _lag(session: Session) -> None:
-    """Show how far behind each task is."""
-    answer = session.door().get("/v1/lag")
-    rows = rows_of(answer, "lag", "tasks", "partitions")
-    session.show(answer, *([rows_table(rows)] if rows else []))
 
 
 @command(token, "create")

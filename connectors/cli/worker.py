@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
-from pydantic import SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from connectors.cli.faults import BadUsage, CliFault, Unanswered
 from connectors.cli.session import DATA, Session, command
@@ -26,37 +24,12 @@ if TYPE_CHECKING:
 
 PORT = 6066  # of the pages; `up` and `gateway` have theirs, and often stand on the same host
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-SECRET_BYTES_MAX = 65_536
 
 
 class WorkerEnded(CliFault):
     """What the worker was there for stopped by itself. Part of `CliFault`'s tree."""
 
     exit_code = 1
-
-
-class WebhookSettings(BaseSettings):
-    """`webhook`: who is told of breach alerts and erasure notices. Without a URL they are lines of the log."""
-
-    model_config = SettingsConfigDict(env_prefix="CONSENTINEL_WEBHOOK__", env_ignore_empty=True, extra="forbid")
-    url: SecretStr | None = None
-    secret: SecretStr | None = None
-    secret_file: Path | None = None
-    ca_file: Path | None = None
-
-    def signing_secret(self) -> str:
-        """The shared secret. Raises `BadUsage`."""
-        if self.secret is not None:
-            return self.secret.get_secret_value()
-        if self.secret_file is None:
-            raise BadUsage("webhook.secret: is needed with webhook.url, or webhook.secret_file")
-        try:
-            data = self.secret_file.read_bytes()
-            if len(data) <= SECRET_BYTES_MAX:
-                return data.decode().strip()
-        except (OSError, UnicodeDecodeError):
-            pass
-        raise BadUsage("webhook.secret_file: the file cannot be read")
 
 
 def add_worker(app: typer.Typer) -> None:
@@ -105,7 +78,7 @@ def _run(
     topology = default_topology()
     names = Names(connection.prefix, topology.task_specs())
     named = connection.worker_name(data)
-    sink = _sink()
+    sink = _sink(session)
     feed = _feed(session, connection, names, named)
     check(connection, names, topology)
     engine = Worker.open(
@@ -129,19 +102,16 @@ def _bound(address: str, port: int) -> socket.socket:
         raise Unanswered("it cannot listen there: the port is taken, or the address is not this machine's") from None
 
 
-def _sink() -> "Sink":
+def _sink(session: Session) -> "Sink":
     """Where alerts and notices go. Raises `BadUsage`."""
     from connectors.faust import LogSink  # noqa: PLC0415 -- as above
     from connectors.webhook import Webhook, WebhookImpossible  # noqa: PLC0415
 
+    settings = session.settings.webhook
+    if settings.url is None:
+        return LogSink()
     try:
-        settings = WebhookSettings()
-        if settings.url is None:
-            return LogSink()
         return Webhook(settings.url.get_secret_value(), settings.signing_secret(), ca_file=settings.ca_file)
-    except ValidationError as wrong:
-        names = sorted({f"webhook.{error['loc'][0]}" for error in wrong.errors()})
-        raise BadUsage(f"no such setting, or not a value for it: {', '.join(names)}") from None
     except WebhookImpossible as wrong:
         raise BadUsage(str(wrong)) from None
 

@@ -182,9 +182,9 @@ class Worker:
         """The counters as they stand."""
         runtime = self.runtime
         return Figures(
-            transactions=runtime.transactor.count, aborts=dict(runtime.transactor.aborts), batch_records=self.batch_records,
-            batch_secs=self.batch_secs, restored=runtime.recovery.restored, restoring=dict(runtime.recovery.pending),
-            counts=dict(self.shared.counts), units=len(runtime.membership.units),
+            transactions=runtime.transactor.count, aborts=runtime.transactor.aborts.copy(), batch_records=self.batch_records,
+            batch_secs=self.batch_secs, restored=runtime.recovery.restored, restoring=runtime.recovery.pending.copy(),
+            counts=self.shared.counts.copy(), units=len(runtime.membership.units),
         )  # fmt: skip
 
     def maintain(self) -> None:

@@ -103,7 +103,8 @@ def test_the_stories_hold_what_they_are_about() -> None:
     """Crashes, zombies, rebalances and lost commits happen in them: a simulation without faults would find nothing."""
     lines = [line for seed in range(100) for line in tell(seed, trace=True).trace]
     for what in (
-        "fate: kill before step 6", "fate: kill after commit", "fate: freeze", "fate: overtake", "fate: outage", "is wiped",
+        "fate: kill before step", "fate: kill after", "fate: refuse",
+        "fate: freeze", "fate: overtake", "fate: outage", "is wiped",
         "leaves",
         "transaction lost: ILLEGAL_GENERATION", "transaction lost: _FENCED", "transaction lost: UNKNOWN_MEMBER_ID",
         "trying again", "fencing consentinel-w", "is damaged", "is of another changelog",
