@@ -9,8 +9,8 @@ A turn, by its numbered steps (a crash or an error between any two of them leave
 5. Only now what was written becomes what is known (caches), and counters move.
 6. Alarms that are due ring in a turn of their own, by the same steps 3 to 5.
 
-`CommitLost` takes one path: forget every overlay, rewind, begin again from the committed positions. `RegistryAway` does as well, and
-the task whose input cannot be read is not polled for a moment, so that the others and their alarms go on.
+`CommitLost` takes one path: forget every overlay, rewind, begin again from the committed positions. `RegistryAway` does as well,
+and the task whose input cannot be read is not polled for a moment, so that the others and their alarms go on.
 """
 
 import logging
@@ -67,9 +67,9 @@ class TaskLoop:
         self._drained: deque[int] = deque(maxlen=PIPELINE_TURNS)
 
     def turn(self) -> int:
-        """One turn; returns how many records and alarms it handled. 0: there was nothing to do."""
+        """One turn; returns how many records and alarms it handled. 0: there was nothing to do. A paused task counts as one."""
         try:
-            return self._records() + self._alarms()
+            return self._records() + self._alarms() or len(self._paused_ms)
         except CommitLost as lost:
             log.warning("turn lost (%s): reading again from the committed positions", type(lost).__name__)
             self.shared.count("commits_lost")
@@ -138,7 +138,10 @@ class TaskLoop:
         return count
 
     def _is_paused(self, task: str, now_ms: int) -> bool:
-        return bool(self._paused_ms) and self._paused_ms.get(task, 0) > now_ms
+        until_ms = self._paused_ms.get(task, now_ms)
+        if until_ms <= now_ms:
+            self._paused_ms.pop(task, None)
+        return until_ms > now_ms
 
     def _pause(self, task: str, now_ms: int, fault: RegistryAway) -> None:
         log.warning("%s waits and drops nothing: %s", task, fault)

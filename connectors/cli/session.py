@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +18,9 @@ from connectors.cli.settings import Settings, load_settings
 from engine.keyring import RingFault
 from engine.runtime import FolderInUse, RuntimeFault
 from engine.service import Limits, Service
+
+if TYPE_CHECKING:
+    from connectors.registry import Registry
 
 DATA = Path("data")
 STORE = "consentinel.db"  # without it a folder holds no deployment, and looking at one must not begin one
@@ -69,6 +72,18 @@ class Session:
     def limits(self) -> Limits:
         """What the settings allow the engine."""
         return Limits(raw_retention_secs=self.settings.raw.retention_secs)
+
+    def registry(self) -> "Registry | None":
+        """The schema registry, where settings name one. Raises `BadUsage`."""
+        from connectors.registry import Registry, RegistryImpossible  # noqa: PLC0415 -- few commands need it
+
+        settings = self.settings.kafka
+        if settings.registry_url is None:
+            return None
+        try:
+            return Registry(settings.registry_url.get_secret_value(), ca_file=settings.registry_ca_file)
+        except RegistryImpossible as wrong:
+            raise BadUsage(str(wrong)) from None
 
     def show(self, document: Any, *tables: Any) -> None:
         """Print the result."""

@@ -80,6 +80,8 @@ class KafkaSettings(_Section):
     standby: bool = False
     worker: str = ""
     principals: dict[str, str] = {}
+    registry_url: SecretStr | None = None
+    registry_ca_file: Path | None = None
 
     def connection(self, bootstrap: str | None = None) -> Connection:
         """How to reach the cluster; `bootstrap` wins over the setting. Raises `SettingImpossible` and `BadUsage`."""

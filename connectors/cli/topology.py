@@ -33,6 +33,7 @@ AllowDelete = Annotated[
     bool, typer.Option("--allow-delete", help="Also delete what the topology does not know, and make empty topics anew.")
 ]
 Acls = Annotated[bool, typer.Option("--acls", help="Rights instead of topics.")]
+Registry = Annotated[bool, typer.Option("--registry", help="Schemas in the registry instead of topics.")]
 Principals = Annotated[
     list[str] | None,
     typer.Option("--principal", metavar="ROLE=User:NAME", help="Whose rights a role's are; repeatable; else kafka.principals."),
@@ -74,12 +75,16 @@ def topology_draw(
 @command(topology, "plan")
 def topology_plan(
     session: Session, file: File = SHIPPED, kafka: Kafka = None, allow_delete: AllowDelete = False, acls: Acls = False,
-    principal: Principals = None,
+    principal: Principals = None, registry: Registry = False,
 ) -> None:  # fmt: skip
     """Show what would change on the cluster, and change nothing. Exit code 2: something differs."""
     from engine.kafka.acls import plan_acls  # noqa: PLC0415 -- no other command needs a client of Kafka
     from engine.kafka.plan import make_plan  # noqa: PLC0415
 
+    if registry:
+        if not _registry(session, _sound(file), apply=False):
+            raise typer.Exit(DRIFT)
+        return
     found, connection = _sound(file), session.settings.kafka.connection(kafka)
     if acls:
         steps = plan_acls(connection, found, _principals(session, principal), revoke=allow_delete)
@@ -96,12 +101,16 @@ def topology_plan(
 @command(topology, "apply")
 def topology_apply(
     session: Session, file: File = SHIPPED, kafka: Kafka = None, allow_delete: AllowDelete = False, acls: Acls = False,
-    principal: Principals = None,
+    principal: Principals = None, registry: Registry = False,
 ) -> None:  # fmt: skip
     """Make the cluster what the topology says, and show what was done. Exit code 1: a step is blocked, and nothing was done."""
     from engine.kafka.acls import apply_acls  # noqa: PLC0415 -- no other command needs a client of Kafka
     from engine.kafka.plan import apply_plan  # noqa: PLC0415
 
+    if registry:
+        if not _registry(session, _sound(file), apply=True):
+            raise Refused("the registry does not take every schema: what stands there is not compatible with it")
+        return
     found, connection = _sound(file), session.settings.kafka.connection(kafka)
     if acls:
         _show_acls(session, apply_acls(connection, found, _principals(session, principal), revoke=allow_delete))
@@ -132,6 +141,24 @@ def _principals(session: Session, given: Sequence[str] | None) -> dict[str, str]
     if len(found) != len(given) or not all(found.values()):
         raise BadUsage("--principal is ROLE=User:NAME, once for each role")
     return found
+
+
+def _registry(session: Session, found: Topology, *, apply: bool) -> bool:
+    """Show how our schemas stand in the registry, and register them if told to; whether all of them are there then."""
+    from connectors.registry.subjects import look, register  # noqa: PLC0415 -- no other command needs it
+
+    client = session.registry()
+    if client is None:
+        raise BadUsage("no schema registry is named: set CONSENTINEL_KAFKA__REGISTRY_URL")
+    try:
+        standing = look(client, found)
+        if apply:
+            standing = register(client, standing)
+    finally:
+        client.close()
+    rows = [{"subject": one.subject, "standing": one.standing} for one in standing]
+    session.show({"subjects": rows}, rows_table(rows))
+    return all(one.standing == "registered" for one in standing)
 
 
 def _show_plan(session: Session, plan: "Plan", *, applied: bool = False) -> None:

@@ -79,11 +79,12 @@ def _run(
     names = Names(connection.prefix, topology.task_specs())
     named = connection.worker_name(data)
     sink = _sink(session)
+    registry = session.registry()
     feed = _feed(session, connection, names, named)
     check(connection, names, topology)
     engine = Worker.open(
         connection, data, ring=session.settings.keys.ring, name=named, topology=topology, limits=session.limits(),
-        accept_loss=accept_loss,
+        accept_loss=accept_loss, look_up=None if registry is None else registry.schema,
     )  # fmt: skip
     place = Place(connection, named, data, sock)
     source = f"consentinel/{engine.ring.deployment()}"

@@ -70,6 +70,7 @@ class _Claim(msgspec.Struct):
     tried: set[str]
     end: int | None = None  # the changelog's high watermark, once step 1 is done
     committed: dict[str, int] = {}
+    disputed: dict[str, int] | None = None  # what the group said when the state said otherwise
 
 
 class Recovery:
@@ -283,6 +284,13 @@ class Recovery:
         except KafkaException:
             claim.end = None  # nobody tells us of the changelog's end a second time: all steps again
             raise
+        except PositionsDisagree as fault:
+            if claim.disputed != claim.committed:  # we may have stood still since we asked the group: ask again
+                claim.disputed, claim.end = claim.committed, None
+                return
+            self._dismiss(unit)
+            self.ready.put(fault)
+            return
         except RuntimeFault as fault:
             self._dismiss(unit)
             self.ready.put(fault)

@@ -28,6 +28,7 @@ from engine.kafka.runtime import KafkaRuntime
 from engine.keyring import RingUnavailable
 from engine.loop import CONTROLLERS, TaskLoop, plans
 from engine.notes import Signer
+from engine.outside import LookUp, Registered
 from engine.runtime import CommitLost, FolderInUse, RuntimeFault
 from engine.secrets import Secrets
 from engine.service import IDLE_SECS, STOP_SECS_MAX, Limits, tune_interpreter
@@ -94,13 +95,13 @@ class Worker:
 
     def __init__(
         self, runtime: KafkaRuntime, clients: Clients, topology: Topology, ring: FileRing, lock: IO[bytes], *, clock: Clock,
-        limits: Limits, interval_ms: int,
+        limits: Limits, interval_ms: int, look_up: LookUp | None = None,
     ) -> None:  # fmt: skip
         self.runtime, self.topology, self.ring, self.clock, self.limits = runtime, topology, ring, clock, limits
         self.failed: str | None = None
         self.reason = ""
         self.secrets = Secrets(ring, os.urandom)
-        self.shared = Shared(self.secrets, topology)
+        self.shared = Shared(self.secrets, topology, None if look_up is None else Registered(look_up))
         self.loop = TaskLoop(runtime, plans(topology, processors()), self.shared, clock, RECORDS_PER_TASK_MAX)
         self.signer = Signer(f"consentinel/{ring.deployment()}", ring.signing_seed())
         self.batch_records, self.batch_secs = Histogram.over(BATCH_BOUNDS), Histogram.over(TURN_BOUNDS)
@@ -115,8 +116,12 @@ class Worker:
     def open(
         cls, connection: Connection, folder: Path, *, ring: Path | None = None, name: str, topology: Topology | None = None,
         clock: Clock = system_clock, limits: Limits | None = None, accept_loss: bool = False,
+        look_up: LookUp | None = None,
     ) -> "Worker":  # fmt: skip
-        """Open the worker `name` with its stores in `folder`. Raises `RuntimeFault` (Kafka's, the folder's), `RingFault`."""
+        """Open the worker `name` with its stores in `folder`. Raises `RuntimeFault` (Kafka's, the folder's), `RingFault`.
+
+        `look_up` asks a schema registry, where publishers use one.
+        """
         topology = topology or default_topology()
         tasks = topology.task_specs()
         names = Names(connection.prefix, tasks)
@@ -137,7 +142,10 @@ class Worker:
             lock.close()
             raise
         interval_ms = connection.commit_interval_ms
-        return cls(runtime, clients, topology, keys, lock, clock=clock, limits=limits or Limits(), interval_ms=interval_ms)
+        return cls(
+            runtime, clients, topology, keys, lock, clock=clock, limits=limits or Limits(), interval_ms=interval_ms,
+            look_up=look_up,
+        )  # fmt: skip
 
     def start(self) -> None:
         """Start folding and keeping house."""

@@ -34,6 +34,7 @@ THIRD_PARTY = {
     "connectors/redis": {"redis", "msgspec"},
     "connectors/faust": {"faust", "mode", "aiokafka", "aiohttp", "prometheus_client", "msgspec"},
     "connectors/webhook": {"httpx", "msgspec"},
+    "connectors/registry": {"httpx", "msgspec"},
     "law": set(),
 }
 AMBIENT_MODULES = {"time", "random", "secrets", "uuid", "os", "socket", "threading", "asyncio", "subprocess", "pathlib", "io"}

@@ -68,11 +68,11 @@ def test_a_dead_owners_open_transaction_is_fenced_and_not_waited_for(broker: Bro
         all_is_well(audit)
 
 
-def test_a_static_member_that_comes_back_in_time_finds_its_units_and_the_others_keep_theirs(broker: Broker, tmp_path: Path) -> None:
+def test_a_static_member_that_comes_back_in_time_finds_its_units_and_others_keep_theirs(broker: Broker, tmp_path: Path) -> None:
     with audit_on(broker, tmp_path, session_ms=LONG_SESSION_MS, group_instance=True) as audit:
         crew = audit.crew
         audit.begin()
-        until(lambda: all(sum(map(len, crew.told(name)["units"].values())) == 4 for name in ("w0", "w1")), what="half of the units")
+        until(lambda: all(sum(map(len, crew.told(w)["units"].values())) == 4 for w in ("w0", "w1")), what="half of the units")
         had = {name: crew.told(name)["units"] for name in ("w0", "w1")}
         claims = crew.living["w1"].printed().count(" claimed ")
         crew.kill("w0")

@@ -138,6 +138,9 @@ class Crew:
 
     def tails(self) -> str:
         """What each worker printed last, for a failure's text."""
+        for child in self.living.values():
+            child.process.send_signal(signal.SIGUSR1)
+        time.sleep(1.0)
         said = {name: child.printed().splitlines() for name, child in self.living.items()}
         own = {name: [line for line in lines if not line.startswith("%")] for name, lines in said.items()}  # not librdkafka's
         return "\n".join(f"{name}: {line}" for name, lines in own.items() for line in lines[-TAIL_LINES:])
@@ -153,7 +156,7 @@ class Publisher:
 
     def __init__(self, bootstrap: str, prefix: str, rng: Random, rate: int, keys: int = KEYS) -> None:
         self.sent = 0
-        self.refused = 0
+        self.delivered = self.refused = 0
         self._topic, self._rng, self._rate = prefix + EVENTS, rng, rate
         self._next = [0] * keys
         self._producer = Producer({
@@ -201,6 +204,7 @@ class Publisher:
 
     def _report(self, fault: Any, _: Any) -> None:
         self.refused += fault is not None
+        self.delivered += fault is None
 
 
 class Offsets:

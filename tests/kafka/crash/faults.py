@@ -100,7 +100,7 @@ class Audit:
 
     def __exit__(self, fault: Any, *_: object) -> None:
         if fault is not None:
-            print(self.crew.tails(), flush=True)
+            print(f"published {self.publisher.sent}, on the log {self.publisher.delivered}; {self.crew.tails()}", flush=True)
         self.crew.close()
         self.publisher.halt()
         self.offsets.close()

@@ -4,9 +4,11 @@
 
 CONNECTION is the JSON of a `Connection`. It prints `ready` when everything that it was given is restored, and `done` when it has
 ended after SIGTERM. A file `order` in FOLDER says what it shall do to itself, once, before a step of its next transaction of a
-kind: "kill 6 records" or "stop 5 alarms" (what it does it prints before). `owned` in FOLDER lists the units that it has.
+kind: "kill 6 records" or "stop 5 alarms" (what it does it prints before). `owned` in FOLDER lists the units that it has. At
+SIGUSR1 it prints where it stands.
 """
 
+import faulthandler
 import json
 import logging
 import os
@@ -29,6 +31,7 @@ SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 def main(folder: Path, name: str, connection: Connection) -> None:
     stopping: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: stopping.append(number))
+    faulthandler.register(signal.SIGUSR1)
     runtime = open_runtime(connection, folder / "stores", name)
     loop = Loop(runtime)
     order = folder / "order"
