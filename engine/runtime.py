@@ -45,7 +45,7 @@ class StoreDamaged(RuntimeFault):
     """The store cannot be trusted; stop."""
 
 
-class LogRecord(msgspec.Struct, frozen=True):
+class LogRecord(msgspec.Struct, frozen=True, gc=False):
     """One record of the log. `ts_ms` is when the log took it (epoch ms); `value` None is a tombstone."""
 
     offset: int
@@ -64,7 +64,7 @@ class Batch(msgspec.Struct, frozen=True):
     records: list[LogRecord]
 
 
-class Output(msgspec.Struct, frozen=True):
+class Output(msgspec.Struct, frozen=True, gc=False):
     """A record to append. Its partition follows from its key, or is given."""
 
     topic: str

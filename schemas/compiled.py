@@ -203,7 +203,8 @@ class _Decoder:
                     " m = b[i]",
                     " if n & 1 or m > 127: n, i = LENGTH(b, i - 1)",
                     " else: n = n & 126 | m << 7; i += 1",
-                    f"j = i + (n >> 1); {to} = b[i:j]{ending}; i = j",
+                    # What nobody wants is not cut out; that it ends within the bytes is checked at their end.
+                    f"j = i + (n >> 1); {to} = b[i:j]{ending}; i = j" if reader is not None else "i += n >> 1",
                 )
             case "long" | "moment":
                 self._add(pad, "n = b[i]; i += 1", "if n > 127: n, i = LONG(b, i - 1)", f"{to} = (n >> 1) ^ -(n & 1)")
@@ -238,7 +239,7 @@ class _Decoder:
             f"for _ in range({number}):",
         )
         if kind == "map":
-            self._value("string", None, key, pad + "  ")
+            self._value("string", "string", key, pad + "  ")
         self._value(writer, reader, item, pad + "  ")
         self._add(pad, f"  {held}.append({item})" if kind == "array" else f"  {held}[{key}] = {item}")
         # A block's size that lies, or a key that comes twice, would be read in two ways by two readers.

@@ -1,8 +1,9 @@
 """The Kafka clients that the engine uses, each made here and nowhere else; the simulation brings its own maker."""
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import groupby
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
@@ -205,3 +206,12 @@ class ConfluentClients:
         if self._admin is None:
             self._admin = AdminClient({**self._connection.config("admin")})
         return self._admin
+
+
+def runs(messages: Sequence[Any]) -> Iterator[tuple[At, list[Any]]]:
+    """Consecutive messages of one partition, without a call of Python's per message. None of them is an error."""
+    if messages:
+        of = type(messages[0])
+        for topic, same in groupby(messages, of.topic):
+            for partition, run in groupby(same, of.partition):
+                yield (topic, partition), list(run)

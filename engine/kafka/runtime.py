@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from confluent_kafka import TopicPartition as Place
 
 from engine.clock import Clock
 from engine.kafka.beats import BEAT_MS, Beats, beat_value
-from engine.kafka.clients import At, Client, Clients
+from engine.kafka.clients import At, Client, Clients, runs
 from engine.kafka.edge import Edge
 from engine.kafka.membership import Membership
 from engine.kafka.names import BEAT_KEY, DEPLOYMENT, POSITION, RESERVED, Names, Unit
@@ -153,22 +153,20 @@ class KafkaRuntime:
         batches: list[Batch] = []
         if any([m.error() for m in messages]):
             messages = list(self._without_errors(task, messages))
-        for (kafka, partition), group in groupby(messages, _at):
+        for (kafka, partition), fetched in runs(messages):
             owned = self._owned.get(Unit(task, partition))
             if owned is None:
                 continue
             topic = self._ours[kafka]
             cursor = owned.cursors[topic]
-            run = list(group)
+            run = fetched
             if run[0].offset() < cursor:  # fetched before the unit was taken away and came back
-                run = [m for m in run if m.offset() >= cursor]
+                run = [m for m in fetched if m.offset() >= cursor]
                 if not run:
                     continue
             owned.cursors[topic] = run[-1].offset() + 1
             owned.reached[topic] = max(owned.reached[topic], owned.cursors[topic])
-            records = [
-                LogRecord(m.offset(), m.timestamp()[1], m.key() or b"", m.value(), tuple(m.headers() or ())) for m in run
-            ]
+            records = list(map(LogRecord, *_fields(run)))
             if owned.unit.task in self._awaiting:
                 records = self._without_beats(owned.unit, records)
             if records:
@@ -360,5 +358,17 @@ class KafkaRuntime:
         self.edge.close()
 
 
-def _at(message: Any) -> At:
-    return message.topic(), message.partition()
+def _fields(run: list[Any]) -> list[Iterable[Any]]:
+    """The fields of `run`'s records, in the order of `LogRecord`: column by column, since a batch is cheaper that way."""
+    of = type(run[0])
+    keys, headers = list(map(of.key, run)), list(map(of.headers, run))
+    found: list[Iterable[Any]] = [
+        map(of.offset, run), map(_second, map(of.timestamp, run)), [k or b"" for k in keys] if None in keys else keys,
+        map(of.value, run),
+    ]  # fmt: skip
+    if any(headers):
+        found.append([tuple(h or ()) for h in headers])
+    return found
+
+
+_second = itemgetter(1)
