@@ -44,7 +44,7 @@ _OWN: Final = {  # librdkafka's own errors, whose names in confluent_kafka look 
     KafkaError._TIMED_OUT: (BrokerUnreachable, "the broker did not answer in time"),
 }
 _FINAL: Final = (KafkaError._AUTHENTICATION, KafkaError._SSL)
-_NOT_YET: Final = "a coordinator is not ready"
+_NOT_YET: Final = "a coordinator or a leader is not ready"
 _KINDS: Final = _OWN | {
     KafkaError.SASL_AUTHENTICATION_FAILED: (NotAuthenticated, "name, password or mechanism is wrong"),
     KafkaError.UNSUPPORTED_SASL_MECHANISM: (NotAuthenticated, "the broker does not know this sasl_mechanism"),
@@ -55,6 +55,10 @@ _KINDS: Final = _OWN | {
     KafkaError.NOT_COORDINATOR: (NotYet, _NOT_YET),
     KafkaError.COORDINATOR_NOT_AVAILABLE: (NotYet, _NOT_YET),
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS: (NotYet, _NOT_YET),
+    KafkaError.NOT_LEADER_FOR_PARTITION: (NotYet, _NOT_YET),
+    KafkaError.LEADER_NOT_AVAILABLE: (NotYet, _NOT_YET),
+    KafkaError.FENCED_LEADER_EPOCH: (NotYet, _NOT_YET),
+    KafkaError.UNKNOWN_LEADER_EPOCH: (NotYet, _NOT_YET),
     KafkaError.UNKNOWN_TOPIC_OR_PART: (TopicsMissing, "a topic is not there"),
     KafkaError.SECURITY_DISABLED: (AuthorizerOff, "no authorizer is on: set the brokers' authorizer.class.name"),
 }

@@ -175,7 +175,7 @@ class ConfluentClients:
         """See `Clients`."""
         asked = ConsumerGroupTopicPartitions(self._names.group, [Place(*at) for at in places])
         futures = self._admin_client().list_consumer_group_offsets([asked], request_timeout=ADMIN_SECS_MAX)
-        found = futures[self._names.group].result(ADMIN_SECS_MAX).topic_partitions
+        found = _answer(futures[self._names.group]).topic_partitions
         return {(p.topic, p.partition): p.offset for p in found if p.offset >= 0}
 
     def delete_before(self, offsets: Mapping[At, int]) -> None:
@@ -183,12 +183,12 @@ class ConfluentClients:
         wanted = [Place(*at, offset) for at, offset in offsets.items()]
         futures = self._admin_client().delete_records(wanted, request_timeout=ADMIN_SECS_MAX)
         for future in futures.values():
-            future.result(ADMIN_SECS_MAX)
+            _answer(future)
 
     def incarnations(self, topics: Iterable[str]) -> dict[str, str]:
         """See `Clients`."""
         futures = self._admin_client().describe_topics(TopicCollection(list(topics)), request_timeout=ADMIN_SECS_MAX)
-        return {name: str(future.result(ADMIN_SECS_MAX).topic_id) for name, future in futures.items()}
+        return {name: str(_answer(future).topic_id) for name, future in futures.items()}
 
     def _offsets(self, places: Iterable[At], spec: OffsetSpec, level: IsolationLevel) -> dict[At, int]:
         asked = {Place(*at): spec for at in places}
@@ -196,7 +196,7 @@ class ConfluentClients:
             return {}
         try:
             futures = self._admin_client().list_offsets(asked, isolation_level=level, request_timeout=ADMIN_SECS_MAX)
-            return {(at.topic, at.partition): future.result(ADMIN_SECS_MAX).offset for at, future in futures.items()}
+            return {(at.topic, at.partition): _answer(future).offset for at, future in futures.items()}
         except KafkaException:
             # After a broker's restart this client would ask with the old leader's epoch for ever (FENCED_LEADER_EPOCH).
             self._admin = None
@@ -215,3 +215,11 @@ def runs(messages: Sequence[Any]) -> Iterator[tuple[At, list[Any]]]:
         for topic, same in groupby(messages, of.topic):
             for partition, run in groupby(same, of.partition):
                 yield (topic, partition), list(run)
+
+
+def _answer(future: Any) -> Any:
+    """What an admin call found. Raises `KafkaException`, also where the client itself says nothing in time."""
+    try:
+        return future.result(ADMIN_SECS_MAX + GRACE_SECS)
+    except TimeoutError:
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT)) from None

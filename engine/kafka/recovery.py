@@ -233,7 +233,7 @@ class Recovery:
     def _read(self) -> None:
         """Step 3: one read for all units at once; then step 4 for those that are there."""
         runs: dict[At, list[Any]] = {}
-        done: list[Unit] = []
+        done: dict[Unit, None] = {}  # in order, and each once: a unit may come to its end twice in one read
         lapsed: list[Unit] = []
         claims = self._claims
         for message in self._reader.consume(READ_MAX, READ_SECS):
@@ -244,7 +244,7 @@ class Recovery:
             elif fault.code() == KafkaError._PARTITION_EOF:
                 unit = self._reading.get(at)
                 if unit in claims and (end := claims[unit].end) is not None and message.offset() >= end:
-                    done.append(unit)
+                    done[unit] = None
             else:
                 log.warning("restore: %s", fault.name())
                 if fault.code() == KafkaError._AUTO_OFFSET_RESET and (unit := self._reading.get(at)) is not None:
