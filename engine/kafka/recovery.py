@@ -25,7 +25,8 @@ from confluent_kafka import TopicPartition as Place
 
 from engine.clock import Clock
 from engine.kafka.clients import At, Client, Clients
-from engine.kafka.names import DEPLOYMENT, POSITION, Names, Unit
+from engine.kafka.names import Names, Unit
+from engine.kafka.positions import Positions, PositionsDisagree
 from engine.kafka.reactions import Reaction, error_of, reaction_to
 from engine.kafka.store import Store
 from engine.kafka.trust import TOMBSTONES_MS, Trust
@@ -41,18 +42,6 @@ FENCE_SECS_MAX = 10.0
 IDLE_SECS = 0.1
 PAUSE_SECS = 0.2  # after an error of the cluster, so that a broker that is away is not asked a thousand times a second
 NONE = -1001  # librdkafka's "no committed offset"
-
-
-class PositionLost(RuntimeFault):
-    """A position points outside what its topic retains: records were deleted unread, or the topic was made anew."""
-
-
-class PositionsDisagree(RuntimeFault):
-    """The group's committed offset is not what the unit's state says was folded: one of the two was changed from outside."""
-
-
-class RingForeign(RuntimeFault):
-    """The state on the cluster was made with another key ring: with this one every person would be somebody else."""
 
 
 class Recovered(msgspec.Struct, frozen=True):
@@ -86,10 +75,9 @@ class Recovery:
         self.restored = 0  # changelog records read since the start
         self.pending: dict[Unit, int] = {}  # units being restored → records to go
         self._clients, self._names, self._clock = clients, names, clock
-        self._inputs = {task.name: task.inputs for task in tasks}
-        self._shared = _shared_topics(tasks)
         self._txid = names.transactional_id(worker)
-        self._standby, self._accept_loss = standby, accept_loss
+        self._standby = standby
+        self._positions = Positions(clients, names, tasks, deployment, accept_loss=accept_loss)
         self._trust = Trust(clients, folder, clock, open_store, tombstones_ms)
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._living: dict[Unit, int] = {}  # written by the loop's thread only: which claims still stand
@@ -97,7 +85,7 @@ class Recovery:
         self._stores: dict[Unit, Store] = {}
         self._lent: set[Unit] = set()  # units whose store the loop has
         self._reading: dict[At, Unit] = {}  # changelog partitions that are assigned
-        self._pause, self._deployment = pause, deployment.encode()
+        self._pause = pause
         self._reader: Client = clients.reader(f"{worker}-recovery")
         self._peeker: Client | None = None
 
@@ -208,7 +196,7 @@ class Recovery:
         if not waiting:
             return
         asked = [Place(*self._shard(unit)) for unit in waiting]
-        asked += [Place(*at) for at in {at for unit in waiting for at in self._input_places(unit)}]
+        asked += [Place(*at) for at in {at for unit in waiting for at in self._positions.inputs(unit)}]
         try:
             found = {(p.topic, p.partition): p for p in self._reader.committed(asked, timeout=COMMITTED_SECS_MAX)}
         except KafkaException as fault:
@@ -218,12 +206,12 @@ class Recovery:
             found = {}
         stable = [
             unit for unit in waiting
-            if all(at in found and found[at].error is None for at in (self._shard(unit), *self._input_places(unit)))
+            if all(at in found and found[at].error is None for at in (self._shard(unit), *self._positions.inputs(unit)))
         ]  # fmt: skip
         ends = self._clients.ends([self._changelog(unit) for unit in stable], committed=False)  # step 2
         for unit in stable:
             claim = self._claims[unit]
-            claim.committed = {at[0]: found[at].offset for at in self._input_places(unit)}
+            claim.committed = {at[0]: found[at].offset for at in self._positions.inputs(unit)}
             claim.since_ms = self._clock()
             end = ends[self._changelog(unit)]
             self._assign(unit, end)
@@ -280,7 +268,7 @@ class Recovery:
         claim, store = self._claims[unit], self._stores[unit]
         self._unassign([self._changelog(unit)])
         try:
-            positions = self._positions(unit, store, claim.committed)
+            positions = self._positions.of(unit, store, claim.committed)
         except KafkaException:
             claim.end = None  # nobody tells us of the changelog's end a second time: all steps again
             raise
@@ -310,33 +298,6 @@ class Recovery:
         self._stores.pop(unit).drop_unwritten()
         if unit in self._claims:
             self._claims[unit].end = None
-
-    def _positions(self, unit: Unit, store: Store, committed: Mapping[str, int]) -> dict[str, int]:
-        places = {topic: (self._names.topic(topic), unit.partition) for topic in self._inputs[unit.task]}
-        starts = self._clients.starts(places.values())
-        ends = self._clients.ends(places.values(), committed=False)
-        found = {}
-        made_with = store.get(DEPLOYMENT)
-        if self._deployment and made_with is not None and made_with != self._deployment:
-            raise RingForeign("the cluster's state was made with another key ring: all workers and gateways share one")
-        for topic, at in places.items():
-            data = store.get(POSITION + topic.encode())
-            position = None if data is None else int.from_bytes(data, "big")
-            group = committed[at[0]]
-            if topic not in self._shared and group >= 0 and group != position:
-                said = "nothing" if position is None else position
-                text = f"{topic}/{unit.partition}: the group says {group}, the state of {unit.task} says {said}"
-                raise PositionsDisagree(f"{text}; put back the changelog or the group's offset, whichever was changed")
-            if position is None:
-                position = starts[at]
-            elif not starts[at] <= position <= ends[at]:
-                text = f"{topic}/{unit.partition} is at {position}, retained are {starts[at]} to {ends[at]}"
-                if not self._accept_loss:
-                    raise PositionLost(f"{text}: restore the topic, or start once with --accept-loss to go on from what is left")
-                log.error("%s: going on from what is left, as told", text)
-                position = starts[at]
-            found[topic] = position
-        return found
 
     # Stores and changelogs ------------------------------------------------------------------------------------------------------
 
@@ -384,16 +345,3 @@ class Recovery:
 
     def _shard(self, unit: Unit) -> At:
         return self._names.shards, self._names.index[unit]
-
-    def _input_places(self, unit: Unit) -> list[At]:
-        return [(self._names.topic(topic), unit.partition) for topic in self._inputs[unit.task]]
-
-
-def _shared_topics(tasks: Sequence[TaskSpec]) -> set[str]:
-    """Topics that several tasks read: the group has one offset for them, so only each state knows its own."""
-    seen: set[str] = set()
-    shared: set[str] = set()
-    for task in tasks:
-        shared |= seen & set(task.inputs)
-        seen |= set(task.inputs)
-    return shared

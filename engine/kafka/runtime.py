@@ -9,33 +9,24 @@ says is committed.
 
 import logging
 import threading
-import time
 from collections.abc import Iterable, Iterator, Sequence
-from operator import itemgetter
 from pathlib import Path
-from typing import Any
-
-from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka import TopicPartition as Place
 
 from engine.clock import Clock
 from engine.kafka.beats import BEAT_MS, Beats, beat_value
-from engine.kafka.clients import At, Client, Clients, runs
+from engine.kafka.clients import At, Clients
 from engine.kafka.edge import Edge
+from engine.kafka.fetcher import Fetcher
 from engine.kafka.membership import Membership
-from engine.kafka.names import BEAT_KEY, DEPLOYMENT, POSITION, RESERVED, Names, Unit
+from engine.kafka.names import BEAT_KEY, DEPLOYMENT, POSITION, Names, Unit
 from engine.kafka.owned import Owned, Writes
-from engine.kafka.reactions import Reaction, reaction_to
-from engine.kafka.recovery import PositionLost, Recovered, Recovery
+from engine.kafka.recovery import Recovered, Recovery
 from engine.kafka.store import Store
 from engine.kafka.tail import Tail
 from engine.kafka.transactor import Transactor
 from engine.runtime import Batch, Commit, CommitLost, LogRecord, Output, TaskSpec, TopicSpec
 
 log = logging.getLogger("consentinel.kafka")
-
-WAIT_SECS = 0.005
-
 
 class KafkaRuntime:
     """See `engine.runtime` for the promises."""
@@ -53,11 +44,8 @@ class KafkaRuntime:
         self._tasks = {task.name: task for task in tasks}
         self._partitions = {topic.name: topic.partitions for topic in topics}
         self._kafka = {name: names.topic(name) for name in self._partitions}
-        self._ours = {kafka: name for name, kafka in self._kafka.items()}
         self._owned: dict[Unit, Owned] = {}
         self._stores: dict[Unit, Store] = {}  # also of units that were lost: for reading, until they come back
-        self._awaiting = frozenset(task.name for task in tasks if task.awaits)
-        self._held: dict[str, list[Any]] = {task.name: [] for task in tasks}
         self._moved: list[tuple[str, int]] = []
         self._token = 0
         self._beat_ms = 0
@@ -68,7 +56,7 @@ class KafkaRuntime:
         self.recovery = recovery or Recovery(
             clients, names, tasks, folder, worker, clock, deployment=deployment, standby=standby, accept_loss=accept_loss
         )  # fmt: skip
-        self._readers: dict[str, Client] = {task.name: clients.reader(f"{worker}-{task.name}") for task in tasks}
+        self._fetcher = Fetcher(clients, worker, tasks, self._kafka, self.beats)
         self._tails = {table: Tail(clients, (self._kafka[table], 0)) for table in tables}
         self.transactor = Transactor(clients, names, self._kafka, worker, clock)
         self.membership = Membership(clients, names, worker)
@@ -107,7 +95,7 @@ class KafkaRuntime:
 
     def _claim(self, units: Iterable[Unit]) -> None:
         self._token += 1
-        claims = dict.fromkeys(units, self._token)
+        claims = dict.fromkeys(sorted(units), self._token)  # in one order, so that a simulated story can be told again
         if claims:
             log.info("claimed %d units", len(claims))
             self.recovery.claim(claims)
@@ -120,22 +108,19 @@ class KafkaRuntime:
             return
         self._owned[unit] = Owned(unit, found.store, found.positions)
         self._moved.append((unit.task, unit.partition))
-        places = [Place(self._kafka[topic], unit.partition, offset) for topic, offset in found.positions.items()]
-        self._readers[unit.task].incremental_assign(places)
+        self._fetcher.begin(unit, found.positions)
         log.info("adopted %s/%d", unit.task, unit.partition)
 
     def _lose(self, units: Iterable[Unit]) -> None:
         released: dict[Unit, Store | None] = {}
-        for unit in units:
+        for unit in sorted(units):
             owned = self._owned.pop(unit, None)
             released[unit] = None
             if owned is not None:
                 released[unit] = owned.store
                 owned.store.settle()
                 self._moved.append((unit.task, unit.partition))
-                self._readers[unit.task].incremental_unassign([Place(self._kafka[t], unit.partition) for t in owned.cursors])
-                mine = {(self._kafka[topic], unit.partition) for topic in owned.cursors}
-                self._held[unit.task] = [m for m in self._held[unit.task] if (m.topic(), m.partition()) not in mine]
+                self._fetcher.end(unit, owned.cursors)
         self.beats.forget(released)
         if released:
             self.recovery.release(released)
@@ -144,61 +129,7 @@ class KafkaRuntime:
 
     def poll(self, task: str, records_max: int) -> list[Batch]:
         """At most `records_max` records of what the client has fetched for the task."""
-        held = self._held[task]
-        if len(held) < records_max:
-            held += self._readers[task].consume(records_max - len(held), 0)
-        messages, self._held[task] = held[:records_max], held[records_max:]
-        if not messages:
-            return []
-        batches: list[Batch] = []
-        if any([m.error() for m in messages]):
-            messages = list(self._without_errors(task, messages))
-        for (kafka, partition), fetched in runs(messages):
-            owned = self._owned.get(Unit(task, partition))
-            if owned is None:
-                continue
-            topic = self._ours[kafka]
-            cursor = owned.cursors[topic]
-            run = fetched
-            if run[0].offset() < cursor:  # fetched before the unit was taken away and came back
-                run = [m for m in fetched if m.offset() >= cursor]
-                if not run:
-                    continue
-            owned.cursors[topic] = run[-1].offset() + 1
-            owned.reached[topic] = max(owned.reached[topic], owned.cursors[topic])
-            records = list(map(LogRecord, *_fields(run)))
-            if owned.unit.task in self._awaiting:
-                records = self._without_beats(owned.unit, records)
-            if records:
-                batches.append(Batch(task, topic, partition, records))
-        return batches
-
-    def _without_errors(self, task: str, messages: list[Any]) -> Iterator[Any]:
-        """The records among `messages`; an end of a partition moves `reached` past what holds no record."""
-        for message in messages:
-            fault = message.error()
-            if fault is None:
-                yield message
-            elif fault.code() == KafkaError._PARTITION_EOF:
-                owned = self._owned.get(Unit(task, message.partition()))
-                topic = self._ours[message.topic()]
-                # Only when everything before it has been handed out: what is held back is not folded yet.
-                if owned is not None:
-                    owned.reached[topic] = max(owned.reached[topic], message.offset())
-            elif fault.code() == KafkaError._AUTO_OFFSET_RESET:
-                raise PositionLost(f"{message.topic()}/{message.partition()} does not retain what is to be read next")
-            elif reaction_to(KafkaException(fault)) is Reaction.STOP:
-                raise KafkaException(fault)
-            else:
-                log.warning("reading %s: %s", task, fault.name())
-
-    def _without_beats(self, unit: Unit, records: list[LogRecord]) -> list[LogRecord]:
-        beats = [r for r in records if r.key.startswith(RESERVED)]
-        if not beats:
-            return records
-        for beat in beats:
-            self.beats.heard(unit, beat.key, beat.value or b"")
-        return [r for r in records if not r.key.startswith(RESERVED)]
+        return self._fetcher.poll(task, records_max, self._owned)
 
     def rewind(self) -> None:
         """Take every unit again from what is committed."""
@@ -209,14 +140,7 @@ class KafkaRuntime:
 
     def wait(self, timeout_secs: float) -> None:
         """Return when a task may have something to poll, at the latest after `timeout_secs`."""
-        deadline = time.monotonic() + timeout_secs
-        while not any(self._held.values()):
-            for task, reader in self._readers.items():
-                self._held[task] = list(self._without_errors(task, reader.consume(1, 0)))
-            left = deadline - time.monotonic()
-            if left <= 0 or any(self._held.values()) or self._closed:
-                return
-            time.sleep(min(left, WAIT_SECS))
+        self._fetcher.wait(timeout_secs, self._owned, lambda: self._closed)
 
     # Committing ---------------------------------------------------------------------------------------------------------------
 
@@ -353,22 +277,7 @@ class KafkaRuntime:
         if self._thread.is_alive():
             self._thread.join()
         self.recovery.close()
-        for client in (*self._readers.values(), *self._tails.values()):
-            client.close()
+        self._fetcher.close()
+        for tail in self._tails.values():
+            tail.close()
         self.edge.close()
-
-
-def _fields(run: list[Any]) -> list[Iterable[Any]]:
-    """The fields of `run`'s records, in the order of `LogRecord`: column by column, since a batch is cheaper that way."""
-    of = type(run[0])
-    keys, headers = list(map(of.key, run)), list(map(of.headers, run))
-    found: list[Iterable[Any]] = [
-        map(of.offset, run), map(_second, map(of.timestamp, run)), [k or b"" for k in keys] if None in keys else keys,
-        map(of.value, run),
-    ]  # fmt: skip
-    if any(headers):
-        found.append([tuple(h or ()) for h in headers])
-    return found
-
-
-_second = itemgetter(1)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from engine.kafka import edge, runtime, store, tail, transactor
+from engine.kafka import edge, fetcher, store, tail, transactor
 from engine.simulation.cluster import Cluster
 from engine.simulation.disk import Batch, Database
 
@@ -71,10 +71,6 @@ class _Lines(logging.Handler):
         self._tell(record.getMessage())
 
 
-def _in_order(method: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
-    return lambda self, units: method(self, sorted(units))
-
-
 @contextmanager
 def virtual(
     cluster: Cluster, opened: Callable[[str], Database], wiped: Callable[[str], None], tell: Callable[[str], None] | None
@@ -91,14 +87,11 @@ def virtual(
             wiped(str(path))
 
     stand_ins: list[tuple[Any, str, Any]] = [
-        (runtime, "time", time), (edge, "time", time), (transactor, "time", time), (tail, "time", time),
+        (fetcher, "time", time), (edge, "time", time), (transactor, "time", time), (tail, "time", time),
         (store, "monotonic", time.monotonic),
         (store, "Rdict", lambda path, **_: opened(path)), (store, "WriteBatch", Batch), (store, "Options", _Options),
         (store, "WriteOptions", _Options), (store, "shutil", Shutil),
     ]  # fmt: skip
-    # A set's order follows Python's hash seed, and a story must be the same in every process.
-    for method in ("_claim", "_lose"):
-        stand_ins.append((runtime.KafkaRuntime, method, _in_order(getattr(runtime.KafkaRuntime, method))))
     before = [getattr(module, name) for module, name, _ in stand_ins]
     logger = logging.getLogger(ENGINE_LOGS)
     level, propagate, disabled = logger.level, logger.propagate, logging.root.manager.disable

@@ -14,7 +14,7 @@ from confluent_kafka.admin import AdminClient
 
 from engine.kafka.connection import Connection
 from engine.kafka.names import Unit
-from engine.kafka.recovery import PositionLost, PositionsDisagree
+from engine.kafka.positions import PositionLost, PositionsDisagree
 from engine.kafka.runtime import KafkaRuntime
 from engine.kafka.store import Store
 from engine.runtime import StoreDamaged
