@@ -150,7 +150,7 @@ class Topology(msgspec.Struct, frozen=True):
 
     def task_specs(self) -> list[TaskSpec]:
         """Tell a runtime what it must know of the tasks."""
-        return [TaskSpec(task.name, task.inputs, task.partitions) for task in self.tasks.values()]
+        return [TaskSpec(task.name, task.inputs, task.partitions, task.awaits) for task in self.tasks.values()]
 
     def writes_of(self, task: str) -> set[str]:
         """Topics that `task` (or the door) writes: its processors', its keys topic, and those that every task may."""

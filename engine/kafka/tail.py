@@ -7,10 +7,12 @@ from confluent_kafka import TopicPartition as Place
 
 from engine.kafka.clients import At, Clients
 from engine.kafka.edge import BrokerAway
+from engine.kafka.reactions import Reaction, reaction_to
 from engine.runtime import LogRecord
 
 CATCH_UP_SECS_MAX = 30.0
 RECORDS_MAX = 10_000
+ASK_SECS = 0.1
 
 
 class Tail:
@@ -21,13 +23,24 @@ class Tail:
         self._reader = clients.reader(f"tail-{at[0]}")
         self._latest: dict[bytes, LogRecord] = {}
         self._next = 0
-        end = clients.ends([at], committed=True)[at]
-        self._reader.incremental_assign([Place(*at, clients.starts([at])[at])])
         deadline = time.monotonic() + CATCH_UP_SECS_MAX
+        end, start = self._bounds(clients, at, deadline)
+        self._reader.incremental_assign([Place(*at, start)])
         while self._next < end:
             self._take(0.05)
             if time.monotonic() > deadline:
                 raise BrokerAway("a table could not be read in time")
+
+    @staticmethod
+    def _bounds(clients: Clients, at: At, deadline: float) -> tuple[int, int]:
+        """End and start of the table. A topic that was made a moment ago may have no leader yet."""
+        while True:
+            try:
+                return clients.ends([at], committed=True)[at], clients.starts([at])[at]
+            except KafkaException as fault:
+                if reaction_to(fault) is Reaction.STOP or time.monotonic() > deadline:
+                    raise
+            time.sleep(ASK_SECS)
 
     def read(self, offset: int, records_max: int) -> list[LogRecord]:
         """The newest record of each key that changed at or after `offset`, in order."""

@@ -300,3 +300,8 @@ def test_key_categories_come_from_the_field_and_all_that_is_inside_it() -> None:
     assert key_categories("parts", person, []) == {"user.contact"}
     assert key_categories("id", person, SCHEMAS.values()) == set()
     assert key_categories("value", [SCHEMAS["Plain"]], person) == {"user.contact"}
+
+
+def test_the_shipped_tasks_await_those_whose_records_they_fold() -> None:
+    awaited = {spec.name: spec.awaits for spec in default_topology().task_specs()}
+    assert awaited == {"intake": (), "case": ("intake",), "subject": ("intake", "case")}
