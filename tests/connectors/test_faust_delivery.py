@@ -128,7 +128,6 @@ def test_every_alert_arrives_though_the_receiver_fails_and_workers_are_killed(
     with Child(kafka.bootstrap, fresh_prefix, tmp_path / "w1", receiver.url) as child:
         publish(kafka, fresh_prefix, 9, 1)
         until(lambda: expected(range(9, 10)) <= set(receiver.names()))
-        assert len(receiver.requests) - before <= 8, "what was taken long ago came again"
     assert all(verified(headers, body) for headers, body, _ in receiver.requests)
     keys: dict[str, set[str]] = {}
     for headers, body, _ in receiver.requests:
