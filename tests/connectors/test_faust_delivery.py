@@ -124,7 +124,6 @@ def test_every_alert_arrives_though_the_receiver_fails_and_workers_are_killed(
         until(lambda: expected(range(9)) <= set(receiver.names()))
         assert child.end(signal.SIGTERM) == 0
     assert set(receiver.names()) == expected(range(9)), "an aborted transaction was told of"
-    before = len(receiver.requests)
     with Child(kafka.bootstrap, fresh_prefix, tmp_path / "w1", receiver.url) as child:
         publish(kafka, fresh_prefix, 9, 1)
         until(lambda: expected(range(9, 10)) <= set(receiver.names()))
