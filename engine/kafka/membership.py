@@ -26,10 +26,16 @@ class Membership:
         self._consumer.subscribe([names.shards], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked)
 
     def tend(self, timeout_secs: float = 0.0) -> tuple[set[Unit], set[Unit]]:
-        """Serve the group; returns what was lost and what was gained since the last call. A unit in both was lost in between."""
+        """Serve the group; returns what was lost and what was gained since the last call. A unit in both was lost in between.
+
+        Raises `KafkaException` when this client can never be a member again: another one has its name.
+        """
         message = self._consumer.poll(timeout_secs)
-        if message is not None and message.error() is not None:
-            log.warning("group: %s", message.error().name())
+        fault = None if message is None else message.error()
+        if fault is not None:
+            log.warning("group: %s", fault.name())
+            if fault.code() == KafkaError._FATAL:
+                raise KafkaException(fault)
         lost, gained = self._lost, self._gained
         self._lost, self._gained = set(), set()
         return lost, gained

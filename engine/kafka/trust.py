@@ -36,10 +36,11 @@ class Trust:
         incarnation = self._incarnations.get(at[0])
         if incarnation is None:
             incarnation = self._incarnations[at[0]] = self._clients.incarnations([at[0]])[at[0]]
-        now_ms = self._clock()
+        # Everything that the cluster must tell comes first: a store that was opened and is forgotten stays locked.
+        start, now_ms = self._clients.starts([at])[at], self._clock()
         try:
             store = self._open(folder)
-            why = self._distrust(store, at, end, incarnation)
+            why = self._distrust(store, start, end, incarnation)
             if why:
                 store.drop_unwritten()
         except StoreDamaged:
@@ -56,7 +57,7 @@ class Trust:
         """Whether an open store has followed nothing for longer than tombstones last: close it, and open it anew."""
         return bool(store.incarnation) and abs(self._clock() - store.written_ms) > self._tombstones_ms // 2
 
-    def _distrust(self, store: Store, at: At, end: int, incarnation: str) -> str:
+    def _distrust(self, store: Store, start: int, end: int, incarnation: str) -> str:
         """Why the store cannot be trusted; empty when it can."""
         if not store.incarnation:
             return ""
@@ -66,4 +67,4 @@ class Trust:
             return "ahead of its changelog"
         if store.position < end and self.lapsed(store):
             return "offline for longer than tombstones last"
-        return "behind what its changelog retains" if store.position < self._clients.starts([at])[at] else ""
+        return "behind what its changelog retains" if store.position < start else ""
