@@ -340,6 +340,7 @@ def test_a_standby_takes_over_without_reading_the_changelog_again(site: Site) ->
     taken = second.runtime.recovery.restored - before
     assert taken < 100, f"the take-over read {taken} records"
     assert counts_of(second.runtime) == site.truth()
+    site.until(lambda: verify(record(site.bootstrap, site.prefix, PARTITIONS)).ok, second)  # alarms come after what set them
     second.runtime.close()
     assert verify(record(site.bootstrap, site.prefix, PARTITIONS)).ok
 

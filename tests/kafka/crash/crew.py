@@ -104,7 +104,8 @@ class Crew:
         except subprocess.TimeoutExpired:
             code = "hung"
         child.stop(kill=True)
-        if code != 0:
+        # While an interpreter goes, signals are the system's again: one that has said it is done has ended well.
+        if code != 0 and not (code == -signal.SIGTERM and "done: " in child.printed()):
             self.deaths.append(f"{name} ended by SIGTERM with {code}: {child.printed()[-TAIL_CHARS:]}")
 
     def freeze(self, name: str) -> None:
