@@ -28,6 +28,8 @@ from engine.runtime import Batch, Commit, CommitLost, LogRecord, Output, TaskSpe
 
 log = logging.getLogger("consentinel.kafka")
 
+REJOIN_MS = 60_000  # a restore that reads anything is no reason; a session that ended is found out long before
+
 class KafkaRuntime:
     """See `engine.runtime` for the promises."""
 
@@ -50,6 +52,7 @@ class KafkaRuntime:
         self._token = 0
         self._beat_ms = 0
         self._looper = 0
+        self._progress, self._progress_ms = (0, 0), 0  # how far recovery has come, and since when it has come no further
         self._lost = False  # a transaction was lost, and the loop has not come back by `rewind` yet
         self._closed = False
         self.edge = Edge(clients, names, self._partitions)
@@ -86,12 +89,28 @@ class KafkaRuntime:
             if isinstance(found, BaseException):
                 raise found
             self._adopt(found)
+        self._watch()
         for owned in self._owned.values():
             owned.store.tend()
         if self.transactor.renewed():
             self._beat()
         moved, self._moved = self._moved, []
         return moved
+
+    def _watch(self) -> None:
+        """Join the group anew when units that it gave us cannot be had.
+
+        After a broker's restart it may have given them to others, and the client does not always hear of it.
+        """
+        now_ms, progress = self._clock(), (len(self._owned), self.recovery.restored)
+        if self.membership.units <= self._owned.keys() or progress != self._progress:
+            self._progress, self._progress_ms = progress, now_ms
+        elif abs(now_ms - self._progress_ms) > REJOIN_MS:
+            log.warning("units that were claimed cannot be had: joining the group anew")
+            self._progress_ms = now_ms
+            self._lose(self.membership.units | set(self._owned))
+            self.membership.close()
+            self.membership = Membership(self._clients, self.names, self.worker)
 
     def _claim(self, units: Iterable[Unit]) -> None:
         self._token += 1

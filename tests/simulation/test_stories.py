@@ -21,7 +21,7 @@ CHUNK = 250
 SMALL, STRIDE = 4, 1  # the story that is struck at each of its calls in turn
 # Within how many seeds each bug must be found, from seed 0 on: some three times what it took when this was written.
 WITHIN = {
-    "store_before_commit": 30,
+    "store_before_commit": 60,
     "restore_to_stable_end": 250,  # rare: the position in the state is compared as well, and must be fooled too
     "unstable_offsets": 150,
     "no_generation": 60,

@@ -29,11 +29,16 @@ TAIL_CHARS = 4_000
 TAIL_LINES = 25
 
 
+class TooLate(AssertionError):
+    """What had to come about did not: a question of liveness, not of exactness."""
+
+
 def until(true: Callable[[], Any], secs: float = WAIT_SECS_MAX, what: str = "it") -> float:
     """Wait until `true`; returns the seconds that it took."""
     began = time.monotonic()
     while not true():
-        assert time.monotonic() - began < secs, f"{what} did not come about in {secs} s"
+        if time.monotonic() - began > secs:
+            raise TooLate(f"{what} did not come about in {secs} s")
         time.sleep(0.05)
     return time.monotonic() - began
 
