@@ -23,6 +23,7 @@ QUEUE_MAX = 1_000_000  # records a producer holds: far more than one turn makes
 FETCH_WAIT_MS = 100
 ADMIN_SECS_MAX = 10.0
 GRACE_SECS = 1.0  # what a call may take beyond the time it was given
+NO_RECORD = -1  # the offset of "none is that late"; what is below it is no answer
 EARLIEST, LATEST = OffsetSpec.earliest(), OffsetSpec.latest()  # type: ignore[no-untyped-call]
 PUBLISH_MS_MAX = 30_000  # what a publisher could not deliver by then never comes: raw keys rely on it
 HEARTBEATS_PER_SESSION = 6
@@ -196,7 +197,10 @@ class ConfluentClients:
             return {}
         try:
             futures = self._admin_client().list_offsets(asked, isolation_level=level, request_timeout=ADMIN_SECS_MAX)
-            return {(at.topic, at.partition): _answer(future).offset for at, future in futures.items()}
+            found = {(at.topic, at.partition): int(_answer(future).offset) for at, future in futures.items()}
+            if any(offset < NO_RECORD for offset in found.values()):
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT))  # no broker answered, and the client does not say so
+            return found
         except KafkaException:
             # After a broker's restart this client would ask with the old leader's epoch for ever (FENCED_LEADER_EPOCH).
             self._admin = None
