@@ -8,10 +8,12 @@ import msgspec
 
 from engine.layout import state_prefix
 from engine.outside import Registered
+from engine.runtime import LogRecord
 from engine.secrets import Secrets
 from engine.topology import Topology
 from processors.kernel import Processor
 from schemas.base import Record
+from schemas.codec import decode_as
 from schemas.routed import Envelope
 from schemas.topics import ControllerState
 
@@ -49,6 +51,15 @@ class Shared:
         """The version of the controller's settings in force."""
         found = self.settings.get(controller)
         return 0 if found is None else found.version
+
+
+def take_settings(table: dict[str, ControllerState], record: LogRecord) -> None:
+    """Take one record of `controllers` into a table of settings by controller."""
+    controller = record.key.decode()
+    if record.value is None:
+        table.pop(controller, None)
+    else:
+        table[controller] = decode_as(ControllerState, record.value)
 
 
 class Moment:

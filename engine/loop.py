@@ -19,15 +19,13 @@ from collections.abc import Mapping
 from time import perf_counter
 
 from engine.clock import Clock
-from engine.context import Shared, TaskPlan
+from engine.context import Shared, TaskPlan, take_settings
 from engine.layout import DUE, DueAlarm, due_alarm
 from engine.outside import RegistryAway
 from engine.partition import Partition
 from engine.runtime import Batch, Commit, CommitLost, Runtime
 from engine.topology import Topology
 from processors.kernel import Processor
-from schemas.codec import decode_as
-from schemas.topics import ControllerState
 
 log = logging.getLogger("consentinel.engine")
 
@@ -208,8 +206,4 @@ class TaskLoop:
         while records := self.runtime.read(CONTROLLERS, 0, self._controllers_read, SETTINGS_PER_READ_MAX):
             for record in records:
                 self._controllers_read = record.offset + 1
-                name = record.key.decode()
-                if record.value is None:
-                    self.shared.settings.pop(name, None)
-                else:
-                    self.shared.settings[name] = decode_as(ControllerState, record.value)
+                take_settings(self.shared.settings, record)

@@ -68,7 +68,7 @@ def _opened(session: Session, data: Path, kafka: str | None) -> "Served":
     path = settings.keys.ring or data.with_name(data.name + ".ring")
     ring = FileRing(path, create=not path.exists() and not begun(clients, names, topology))
     model = RedisReader(life, connection.prefix, names.units)
-    door = KafkaDoor(connection, clients, names, topology, ring, model, system_clock, os.urandom)
+    door = KafkaDoor(clients, names, topology, ring, model, system_clock, os.urandom)
 
     def wait() -> None:
         if not door.wait_ready(SETTINGS_SECS_MAX):

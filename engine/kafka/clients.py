@@ -25,7 +25,7 @@ ADMIN_SECS_MAX = 10.0
 GRACE_SECS = 1.0  # what a call may take beyond the time it was given
 NO_RECORD = -1  # the offset of "none is that late"; what is below it is no answer
 EARLIEST, LATEST = OffsetSpec.earliest(), OffsetSpec.latest()  # type: ignore[no-untyped-call]
-PUBLISH_MS_MAX = 30_000  # what a publisher could not deliver by then never comes: raw keys rely on it
+PUBLISH_MS_MAX = 5_000  # who waits for an answer waits no longer; what is not delivered by then never is: raw keys rely on it
 HEARTBEATS_PER_SESSION = 6
 
 

@@ -10,11 +10,7 @@ a transaction, because an event that is sent again changes nothing.
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Final
-
-from confluent_kafka import KafkaException
-from confluent_kafka import TopicPartition as Place
 
 from engine.checkpoints import TOPIC as CHECKPOINTS
 from engine.checkpoints import new_notes, newest, origin_of, record_of
@@ -23,17 +19,14 @@ from engine.context import withheld
 from engine.deployment import CLOCKS_APART_MS, Look, NotOffered, Question, RawLook, ReadModel, Reads, Unreachable
 from engine.filering import FileRing
 from engine.kafka.clients import Clients
-from engine.kafka.connection import Connection
-from engine.kafka.edge import Edge
+from engine.kafka.edge import Edge, asking
 from engine.kafka.names import Names
-from engine.kafka.publisher import Publisher
-from engine.kafka.reactions import error_of
 from engine.kafka.settings_tail import SettingsTail
 from engine.layout import FRONTIER, state_key
 from engine.merkle import Frontier
 from engine.notes import Signer
 from engine.overlay import decode_state
-from engine.runtime import LogRecord, Output, RuntimeFault, partition_of
+from engine.runtime import LogRecord, Output, partition_of
 from engine.secrets import Secrets
 from engine.topology import Topology
 from processors.kernel import State
@@ -55,7 +48,7 @@ class KafkaDoor(Reads):
     """See `engine.deployment.Deployment`. `start` it; it is ready once it knows every controller's settings."""
 
     def __init__(
-        self, connection: Connection, clients: Clients, names: Names, topology: Topology, ring: FileRing, model: ReadModel,
+        self, clients: Clients, names: Names, topology: Topology, ring: FileRing, model: ReadModel,
         clock: Clock, random: Callable[[int], bytes],
     ) -> None:  # fmt: skip
         super().__init__(model, topology, Secrets(ring, random))
@@ -65,8 +58,7 @@ class KafkaDoor(Reads):
         self.model_error: str | None = None  # why the read model cannot be asked at this moment
         self._ring, self._model, self._clients, self._names = ring, model, clients, names
         partitions = {name: topic.partitions for name, topic in topology.topics.items()}
-        self._edge = Edge(clients, names, partitions)  # for reading only
-        self._publisher = Publisher(connection, names, partitions)
+        self._edge = Edge(clients, names, partitions)
         self._settings = SettingsTail(clients, names)
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -90,7 +82,6 @@ class KafkaDoor(Reads):
         self._stopping.set()
         for thread in self._threads:
             thread.join(STOP_SECS_MAX)
-        self._publisher.close()
         self._edge.close()
         self._model.close()
         self._ring.close()
@@ -157,11 +148,11 @@ class KafkaDoor(Reads):
         """See `Deployment`."""
         now_ms = self.clock()
         seal = self.secrets.seal_raw
-        self._publisher.append([Output(t, k.encode(), seal(t, encode(e), now_ms)) for t, k, e in events], now_ms)
+        self._edge.append([Output(t, k.encode(), seal(t, encode(e), now_ms)) for t, k, e in events], now_ms)
 
     def append(self, topic: str, key: str, value: bytes) -> None:
         """See `Deployment`."""
-        self._publisher.append([Output(topic, key.encode(), value)], self.clock())
+        self._edge.append([Output(topic, key.encode(), value)], self.clock())
 
     # Reading ------------------------------------------------------------------------------------------------------------------
 
@@ -180,7 +171,7 @@ class KafkaDoor(Reads):
     def topic(self, topic: str, *, after: dict[int, int] | None = None) -> Iterator[tuple[int, LogRecord]]:
         """See `Deployment`: all that was committed when the call began, so that a topic that grows has an end."""
         kafka, partitions = self._names.topic(topic), range(self.topology.topics[topic].partitions)
-        with _translated():
+        with asking():
             ends = self._clients.ends([(kafka, n) for n in partitions], committed=True)
         for partition in partitions:
             offset, end = (after or {}).get(partition, 0), ends[kafka, partition]
@@ -190,8 +181,7 @@ class KafkaDoor(Reads):
 
     def read(self, topic: str, partition: int, offset: int, records_max: int) -> list[LogRecord]:
         """See `Deployment`."""
-        with _translated():
-            return self._edge.read(topic, partition, offset, records_max)
+        return self._edge.read(topic, partition, offset, records_max)
 
     def lag(self) -> dict[tuple[str, str, int], int]:
         """See `Deployment`: what the workers' group has not committed yet, transactions' own marks included."""
@@ -199,15 +189,10 @@ class KafkaDoor(Reads):
             (task.name, topic, n): (self._names.topic(topic), n)
             for task in self.topology.tasks.values() for topic in task.inputs for n in range(task.partitions)
         }  # fmt: skip
-        with _translated():
+        with asking():
             ends = self._clients.ends(places.values(), committed=True)
             starts = self._clients.starts(places.values())
-            reader = self._clients.reader("door-lag")
-            try:
-                found = reader.committed([Place(*at) for at in places.values()], CAUGHT_UP_SECS_MAX)
-            finally:
-                reader.close()
-        read = {(place.topic, place.partition): place.offset for place in found}
+            read = self._clients.committed(places.values())
         return {name: max(0, ends[at] - max(read.get(at, 0), starts[at])) for name, at in places.items()}
 
     # The audit log ------------------------------------------------------------------------------------------------------------
@@ -251,21 +236,10 @@ class KafkaDoor(Reads):
 def begun(clients: Clients, names: Names, topology: Topology) -> bool:
     """Whether anybody has written anything here: then there is a key ring somewhere, and a new one would open nothing."""
     places = [(names.topic(name), n) for name, topic in topology.topics.items() for n in range(topic.partitions)]
-    with _translated():
+    with asking():
         return any(clients.ends(places, committed=False).values())
 
 
 def _decoded(raw: RawLook, kinds: Sequence[type[State]]) -> Look:
     records = tuple(None if data is None else decode_state(kind, data) for kind, data in zip(kinds, raw.values, strict=True))
     return Look(raw.beat_ms, records, raw.denials, raw.whole)
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """What a client cannot do now is a fault of the runtime; `CommitLost` and the others pass as they are."""
-    try:
-        yield
-    except KafkaException as fault:
-        raise RuntimeFault(f"Kafka: {error_of(fault).name()}") from None
-    except TimeoutError:
-        raise RuntimeFault("Kafka: no answer in time") from None

@@ -57,11 +57,11 @@ class Membership:
         self._consumer.close()
 
     def _assigned(self, _: Any, places: Sequence[Any]) -> None:
-        self.joined = True
         self._member = self._consumer.memberid() or ""
         units = {self._names.units[place.partition] for place in places}
         self.units |= units
         self._gained |= units
+        self.joined = True  # last: other threads ask whether what we were given is restored
 
     def _revoked(self, _: Any, places: Sequence[Any]) -> None:
         units = {self._names.units[place.partition] for place in places}

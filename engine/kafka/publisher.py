@@ -7,19 +7,17 @@ are away must not keep all its threads waiting for them.
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException
 
-from engine.kafka.connection import Connection
+from engine.kafka.clients import PUBLISH_MS_MAX, Client, Clients
 from engine.kafka.names import Names
 from engine.kafka.reactions import error_of
 from engine.runtime import CommitLost, Output, RuntimeFault, partition_of
 
-DELIVERY_MS_MAX: Final = 5_000  # who waits for an answer waits no longer; the client sends again
-REPORT_SECS_MAX: Final = 10.0  # every record is reported on by then: delivered, refused, or timed out
-LINGER_MS: Final = 2
+REPORT_SECS_MAX: Final = 2 * PUBLISH_MS_MAX / 1_000  # every record is reported on by then: delivered, refused, or timed out
 POLL_SECS: Final = 0.1
 PAUSE_SECS: Final = 1.0
 FLUSH_SECS_MAX: Final = 10.0
@@ -57,14 +55,10 @@ class _Call:
 class Publisher:
     """Thread-safe; connects at first use. `partitions` by topic of the topology."""
 
-    def __init__(self, connection: Connection, names: Names, partitions: dict[str, int], name: str = "door") -> None:
-        self._config: dict[str, Any] = {
-            **connection.config(name), "enable.idempotence": True, "acks": "all", "linger.ms": LINGER_MS,
-            "message.timeout.ms": DELIVERY_MS_MAX,
-        }  # fmt: skip
-        self._names, self._partitions = names, partitions
+    def __init__(self, clients: Clients, names: Names, partitions: Mapping[str, int]) -> None:
+        self._clients, self._names, self._partitions = clients, names, partitions
         self._lock = threading.Lock()
-        self._producer: Any = None
+        self._producer: Client | None = None
         self._stopping = threading.Event()
         self._server: threading.Thread | None = None
         self._not_before = 0.0
@@ -73,15 +67,16 @@ class Publisher:
         """Return when every record is durable. Raises `CommitLost` when surely none is there, else `NotConfirmed`."""
         if not outputs:
             return
+        places = [self._place(output) for output in outputs]  # before anything is sent
         if time.monotonic() < self._not_before:
             raise CommitLost("the brokers are away")
         call, sent, refused = _Call(len(outputs)), 0, False
         with self._lock:  # one call's records stand together
             producer = self._open()
             try:
-                for output in outputs:
+                for output, place in zip(outputs, places, strict=True):
                     producer.produce(
-                        self._names.topic(output.topic), output.value, output.key, self._place(output),
+                        self._names.topic(output.topic), output.value, output.key, place,
                         on_delivery=call.report, timestamp=now_ms, headers=list(output.headers),
                     )  # fmt: skip
                     sent += 1
@@ -116,9 +111,9 @@ class Publisher:
         self._not_before = time.monotonic() + PAUSE_SECS
         raise NotConfirmed("the brokers did not confirm every record in time")
 
-    def _open(self) -> Any:
+    def _open(self) -> Client:
         if self._producer is None:
-            self._producer = Producer(self._config)
+            self._producer = self._clients.publisher()
             if self._server is None:
                 self._server = threading.Thread(target=self._serve, name="publisher", daemon=True)
                 self._server.start()

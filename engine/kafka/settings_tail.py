@@ -2,15 +2,16 @@
 
 import logging
 import threading
-from typing import Any, Final
+from typing import Final
 
-from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka import TopicPartition as Place
+from confluent_kafka import KafkaException
 
+from engine.context import take_settings
 from engine.kafka.clients import Clients
+from engine.kafka.edge import BrokerAway
 from engine.kafka.names import Names
 from engine.kafka.reactions import error_of
-from schemas.codec import decode_as
+from engine.kafka.tail import Tail
 from schemas.topics import ControllerState
 
 log = logging.getLogger("consentinel.door")
@@ -19,7 +20,6 @@ CONTROLLERS: Final = "controllers"  # it has one partition
 READ_MAX: Final = 1_000
 POLL_SECS: Final = 0.1
 TROUBLE_SECS: Final = 1.0  # before the reader is made anew
-PASSING: Final = frozenset({KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._RESOLVE})
 
 
 class SettingsTail:
@@ -39,41 +39,24 @@ class SettingsTail:
         while not stopping.is_set():
             try:
                 self._read(stopping)
-            except (KafkaException, TimeoutError) as fault:
-                name = error_of(fault).name() if isinstance(fault, KafkaException) else "no answer in time"
+            except (KafkaException, BrokerAway) as fault:
+                name = error_of(fault).name() if isinstance(fault, KafkaException) else str(fault)
                 log.warning("controllers' settings cannot be followed: %s", name)
                 stopping.wait(TROUBLE_SECS)
 
     def _read(self, stopping: threading.Event) -> None:
         """Read from the beginning, into a table of its own until it is whole: what is gone is gone from it as well."""
-        start = self._clients.starts([self._at])[self._at]
-        reader = self._clients.reader("door-settings")
+        tail = Tail(self._clients, self._at)
         table: dict[str, ControllerState] = {}
+        read = 0
         try:
-            reader.assign([Place(*self._at, start)])
             while not stopping.is_set():
-                for message in reader.consume(READ_MAX, POLL_SECS):
-                    if self._is_end(message):
-                        self._settings = table
-                        self.known.set()
-                    elif message.error() is None:
-                        self._take(message, table)
+                news = tail.read(read, READ_MAX, POLL_SECS if self._settings is table else 0)
+                for record in news:
+                    take_settings(table, record)
+                    read = record.offset + 1
+                if len(news) < READ_MAX:
+                    self._settings = table
+                    self.known.set()
         finally:
-            reader.close()
-
-    @staticmethod
-    def _is_end(message: Any) -> bool:
-        fault = message.error()
-        if fault is None or fault.code() in PASSING or fault.retriable():
-            return False
-        if fault.code() == KafkaError._PARTITION_EOF:
-            return True
-        raise KafkaException(fault)
-
-    @staticmethod
-    def _take(message: Any, table: dict[str, ControllerState]) -> None:
-        controller = (message.key() or b"").decode()
-        if message.value() is None:
-            table.pop(controller, None)
-        else:
-            table[controller] = decode_as(ControllerState, message.value())
+            tail.close()

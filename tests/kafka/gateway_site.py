@@ -52,7 +52,7 @@ class Gateway(House):
         model = RedisReader(site.life(), site.prefix, site.names.units)
         self.board = RedisBoard(site.life(), site.prefix)
         ring = FileRing(site.ring, create=False)
-        door = KafkaDoor(site.connection, site.clients, site.names, TOPOLOGY, ring, model, system_clock, os.urandom)
+        door = KafkaDoor(site.clients, site.names, TOPOLOGY, ring, model, system_clock, os.urandom)
         store = TokenStore.open(site.folder / f"tokens-{number}.json")
         app = create_app(door, store, Options(), self.board)
         super().__init__(door, store, lambda **options: Direct(app, **options))  # type: ignore[arg-type]

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
+from engine.kafka.clients import PUBLISH_MS_MAX, ConfluentClients
 from engine.kafka.connection import Connection
 from engine.kafka.names import Names
-from engine.kafka.publisher import DELIVERY_MS_MAX, NotConfirmed, Publisher
+from engine.kafka.publisher import NotConfirmed, Publisher
 from engine.runtime import CommitLost, Output, partition_of
 from tests.parts.kafka import Broker, Kafka
 from tests.parts.topics import make_topics
@@ -18,10 +19,15 @@ RECEIVED_MS = 1_772_000_000_000
 PARTITIONS = {"calls": 4, "nowhere": 1}
 
 
+def opened(bootstrap: str, prefix: str) -> Publisher:
+    names = Names(prefix, ())
+    return Publisher(ConfluentClients(Connection(bootstrap=bootstrap, prefix=prefix), names), names, PARTITIONS)
+
+
 @pytest.fixture
 def publisher(kafka: Kafka, fresh_prefix: str) -> Iterator[Publisher]:
     make_topics(kafka.bootstrap, {f"{fresh_prefix}calls": 4}, max_message_bytes="20000")
-    made = Publisher(Connection(bootstrap=kafka.bootstrap, prefix=fresh_prefix), Names(fresh_prefix, ()), PARTITIONS)
+    made = opened(kafka.bootstrap, fresh_prefix)
     yield made
     made.close()
 
@@ -86,13 +92,13 @@ def test_of_a_call_that_was_refused_in_part_nobody_is_told_that_nothing_is_there
 def test_a_broker_that_does_not_answer_is_a_doubt_in_bounded_time_then_a_refusal_at_once_then_forgotten(kafka_jars: None) -> None:
     with Broker() as broker:
         make_topics(broker.bootstrap, {"calls": 4})
-        publisher = Publisher(Connection(bootstrap=broker.bootstrap), Names("", ()), PARTITIONS)
+        publisher = opened(broker.bootstrap, "")
         publisher.append([Output("calls", b"k", b"1")], RECEIVED_MS)
         broker.pause()
         started = time.monotonic()
         with pytest.raises(NotConfirmed):
             publisher.append([Output("calls", b"k", b"2")], RECEIVED_MS)
-        assert time.monotonic() - started < DELIVERY_MS_MAX / 1_000 + 3
+        assert time.monotonic() - started < PUBLISH_MS_MAX / 1_000 + 3
         started = time.monotonic()
         with pytest.raises(CommitLost):
             publisher.append([Output("calls", b"k", b"3")], RECEIVED_MS)
