@@ -44,11 +44,8 @@ class KeyInUse(RingFault):
     """A key that is still minted under or sealed with is not destroyed."""
 
 
-class KeyRing(Protocol):
-    """Who keeps the keys: the file below, or a service. Keys are 32 octets, times epoch milliseconds. Thread-safe."""
-
-    def refresh(self) -> None:
-        """See what other processes changed. Happens by itself once a second."""
+class Keys(Protocol):
+    """What sealing and opening ask for. Keys are 32 octets, times epoch milliseconds. Thread-safe."""
 
     def pepper(self, controller: str) -> bytes:
         """Give the controller's pepper, drawn at first use."""
@@ -59,17 +56,27 @@ class KeyRing(Protocol):
     def kek_at(self, controller: str, shard: int, epoch: int) -> bytes | None:
         """Give the key of an epoch, None when it was destroyed or never was."""
 
-    def rotate_kek(self, controller: str, shard: int, after: int) -> int:
-        """Mint under a new epoch if the shard still mints under `after`; give the epoch it mints under."""
-
-    def destroy_kek(self, controller: str, shard: int, epoch: int) -> None:
-        """Destroy an epoch that nothing is minted under any more, else `KeyInUse`."""
-
     def raw_key(self, class_: RawClass, now_ms: int) -> tuple[int, bytes]:
         """Give (number, key) to seal with now; a new one when the last has been open for its span."""
 
     def raw_key_by_id(self, number: int) -> bytes | None:
         """Give the raw or quarantine key of a number, None when it was destroyed or never was."""
+
+    def deployment(self) -> str:
+        """Give this deployment's id: 128 random bits in hexadecimal, as old as the ring."""
+
+
+class KeyRing(Keys, Protocol):
+    """Who keeps the keys and ends them, the signing seed and the erasure ledger's copy: a file, or a service."""
+
+    def refresh(self) -> None:
+        """See what other processes changed. Happens by itself once a second."""
+
+    def rotate_kek(self, controller: str, shard: int, after: int) -> int:
+        """Mint under a new epoch if the shard still mints under `after`; give the epoch it mints under."""
+
+    def destroy_kek(self, controller: str, shard: int, epoch: int) -> None:
+        """Destroy an epoch that nothing is minted under any more, else `KeyInUse`."""
 
     def raw_keys(self) -> list[tuple[int, RawClass, int, int | None]]:
         """List the living ones as (number, class, opened_ms, closed_ms), oldest first."""
@@ -85,9 +92,6 @@ class KeyRing(Protocol):
 
     def signing_seed(self) -> bytes:
         """Give the Ed25519 seed that checkpoints and receipts are signed with."""
-
-    def deployment(self) -> str:
-        """Give this deployment's id: 128 random bits in hexadecimal, as old as the ring."""
 
     def ledger_append(self, entry: bytes) -> int:
         """Keep a sealed entry of the erasure ledger for ever; give its mark."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from engine.keyring import KeyRing, RawClass
+from engine.keyring import Keys, RawClass
 from engine.sealing import (
     Erased,
     KeyForeign,
@@ -40,7 +40,7 @@ class DataKey(msgspec.Struct, frozen=True):
 class Secrets:
     """A key ring in use. `random` gives octets: the system's, or the simulation's seeded ones."""
 
-    def __init__(self, ring: KeyRing, random: Callable[[int], bytes]) -> None:
+    def __init__(self, ring: Keys, random: Callable[[int], bytes]) -> None:
         self.ring = ring
         self._random = random
         self._nonce = Nonces(random)

@@ -20,19 +20,19 @@ from engine.context import Shared, withheld
 from engine.deployment import Look, Reads
 from engine.embedded import EmbeddedRuntime, Retention
 from engine.filering import FileRing
-from engine.keyring import RAW_SPAN_MS, RingUnavailable
+from engine.keyring import RawClass, RingUnavailable
 from engine.loop import TaskLoop, plans
 from engine.merkle import Frontier
 from engine.notes import Signer
+from engine.rawkeys import RawKeys
 from engine.runtime import CommitLost, LogRecord, Output
-from engine.sealing import form_of, raw_key_id
 from engine.secrets import Secrets
 from engine.topology import Topology, default_topology
 from processors.kernel import State
 from processors.registry import processors
-from schemas.codec import decode_as, encode
+from schemas.codec import encode
 from schemas.routed import Envelope
-from schemas.topics import ControllerState, QuarantineEntry
+from schemas.topics import ControllerState
 
 log = logging.getLogger("consentinel.service")
 
@@ -44,7 +44,6 @@ MAINTENANCE_SECS = 60.0
 WIPE_SECS = 900.0
 STOP_SECS_MAX = 30.0
 COMPACTION_DELETE_RETENTION_MS = 86_400_000  # how long readers of a compacted topic can still see a tombstone
-QUARANTINE = "quarantine"
 
 
 def tune_interpreter() -> None:
@@ -75,6 +74,7 @@ class Service(Reads):
         self.clock, self.limits = clock, limits
         super().__init__(runtime, topology, Secrets(ring, os.urandom))
         self.retention = Retention(runtime)
+        self._raw_keys = RawKeys(ring, self.secrets, topology, runtime.read)
         self.shared = Shared(self.secrets, topology)
         self.loop = TaskLoop(runtime, plans(topology, processors()), self.shared, clock)
         self.signer = Signer(f"consentinel/{ring.deployment()}", ring.signing_seed())
@@ -178,10 +178,8 @@ class Service(Reads):
             elif (secs := topic.retention_secs(self.limits.raw_retention_secs)) is not None and topic.retention != "raw":
                 self.retention.delete_before([name], now_ms - secs * 1000)
         with self._turning:  # no turn is sealing under what closes or goes here
-            self._destroy_closed(QUARANTINE, [QUARANTINE], now_ms)
-            for _, class_, opened_ms, closed_ms in self.ring.raw_keys():
-                if closed_ms is None and opened_ms <= now_ms - RAW_SPAN_MS[class_]:
-                    self.ring.close_raw(class_, now_ms)  # idle: nobody asked for the next one, but this one's time is over
+            self._destroy_closed("quarantine", now_ms)
+            self._raw_keys.close_due(now_ms)
         if wipe:
             self.retention.vacuum()
 
@@ -194,46 +192,21 @@ class Service(Reads):
 
         `at_once` also closes the current hour's key, so that it goes with the last record under it. Returns records deleted.
         """
-        raw = [name for name, topic in self.topology.topics.items() if topic.retention == "raw"]
         if at_once:
             with self._turning:  # first, so that whatever is sealed under this key is older than its closing
                 self.ring.close_raw("raw", self.clock())
-        deleted = self.retention.delete_before(raw, self.clock() - self.limits.raw_retention_secs * 1000)
+        deleted = self.retention.delete_before(self._raw_keys.topics["raw"], self.clock() - self.limits.raw_retention_secs * 1000)
         with self._turning:
-            self._destroy_closed("raw", raw, self.clock())
+            self._destroy_closed("raw", self.clock())
         if at_once:
             self.retention.vacuum()
         return deleted
 
-    def _destroy_closed(self, class_: str, topics: Sequence[str], now_ms: int) -> None:
-        """Destroy closed keys under which no record is left and nothing is being written (no turn runs meanwhile).
-
-        Two rules together: a key goes when it was closed before the oldest record that is left, or on its way, and when the first
-        record of every partition rests under a later key. The second holds when a clock was set back, the first when two
-        publishers changed places at a key's end.
-        """
+    def _destroy_closed(self, class_: RawClass, now_ms: int) -> None:
+        """Destroy closed keys under which no record is left and nothing is being written (no turn runs meanwhile)."""
         flying = list(self._publishing.values())  # before the topics: what lands meanwhile is in one of the two
-        oldest = [ms for topic in topics if (ms := self.retention.oldest_ts_ms(topic)) is not None]
-        before_ms = min([*oldest, *flying], default=now_ms + 1)
-        before_id = min(self._first_keys(topics), default=1 << 32)
-        gone = [
-            n for n, c, _, closed in self.ring.raw_keys()
-            if c == class_ and closed is not None and closed < before_ms and n < before_id
-        ]  # fmt: skip
-        if gone:
-            self.ring.destroy_raw(gone)
-            self.secrets.forget_raw(gone)
-
-    def _first_keys(self, topics: Sequence[str]) -> Iterator[int]:
-        """Number of the key under which the first record of each partition rests."""
-        for topic in topics:
-            for partition in range(self.topology.topics[topic].partitions):
-                for record in self.runtime.read(topic, partition, 0, 1):
-                    token = record.value
-                    if topic == QUARANTINE and token is not None:
-                        token = decode_as(QuarantineEntry, token).original
-                    if token is not None and form_of(token) == "raw":
-                        yield raw_key_id(token)
+        oldest = [ms for topic in self._raw_keys.topics[class_] if (ms := self.retention.oldest_ts_ms(topic)) is not None]
+        self._raw_keys.destroy(class_, min([*oldest, *flying], default=now_ms + 1), self._raw_keys.firsts(class_))
 
     # Writing ------------------------------------------------------------------------------------------------------------------
 

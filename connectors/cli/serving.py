@@ -6,12 +6,12 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, NamedTuple
 
 from connectors.cli.faults import BadUsage, CliFault, Unanswered
 from connectors.cli.output import diagnose
 from connectors.cli.session import ADDRESS, Session
+from connectors.cli.stopping import LOG_FORMAT, Stopper
 from connectors.cli.watch import write_private
 from connectors.http.door import Options
 from connectors.http.problems import Problem
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 TOKENS = "tokens.json"
 NAMES_MAX = 1_000
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 HINT = "nobody could call this service yet: give --token-file FILE, which gets an administrator's token"
 
 
@@ -56,7 +55,7 @@ def serve_until_told(session: Session, data: Path, host: str, port: int, opened:
     """Open a deployment and serve it until SIGTERM or SIGINT; `data` holds its tokens and its address. Raises `CliFault`s."""
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format=LOG_FORMAT)
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # it quotes exceptions; the door logs its own, without values
-    stopper = _Stopper()
+    stopper = Stopper()
     service, board, wait = opened()
     address = data / ADDRESS
     try:
@@ -78,18 +77,6 @@ def serve_until_told(session: Session, data: Path, host: str, port: int, opened:
         service.stop()
     if service.failed is not None:
         raise EngineStopped("the engine stopped by itself; its log says why")
-
-
-class _Stopper:
-    """Takes SIGTERM and SIGINT before the server does and after it has: a stop that comes while opening is a clean one too."""
-
-    def __init__(self) -> None:
-        self.told = False
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._take)
-
-    def _take(self, _number: int, _frame: FrameType | None) -> None:
-        self.told = True
 
 
 def _tokens(data: Path, file: Path | None) -> TokenStore:

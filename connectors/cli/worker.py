@@ -4,11 +4,9 @@ Everything that can be wrong is looked at before anything is begun: settings, th
 """
 
 import logging
-import signal
 import socket
 import sys
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -16,6 +14,7 @@ import typer
 
 from connectors.cli.faults import BadUsage, CliFault, Unanswered
 from connectors.cli.session import DATA, Session, command
+from connectors.cli.stopping import LOG_FORMAT, Stopper
 
 if TYPE_CHECKING:
     from connectors.faust import Sink
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from engine.kafka.connection import Connection
 
 PORT = 6066  # of the pages; `up` and `gateway` have theirs, and often stand on the same host
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 class WorkerEnded(CliFault):
@@ -53,7 +51,7 @@ def worker(
 ) -> None:  # fmt: skip
     """Work on a cluster until SIGTERM or SIGINT. Exit code 1: it stopped by itself, and says why."""
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format=LOG_FORMAT)
-    stopper = _Stopper()
+    stopper = Stopper()
     connection = session.settings.kafka.connection(kafka)
     if name is not None:
         connection = msgspec.structs.replace(connection, worker=name)
@@ -67,7 +65,7 @@ def worker(
 
 
 def _run(
-    session: Session, data: Path, connection: "Connection", sock: socket.socket, stopper: "_Stopper", *, accept_loss: bool
+    session: Session, data: Path, connection: "Connection", sock: socket.socket, stopper: Stopper, *, accept_loss: bool
 ) -> None:  # fmt: skip
     from connectors.faust import HostedFailed, Place, host  # noqa: PLC0415 -- no other command needs Faust, nor Kafka's clients
     from engine.kafka.names import Names  # noqa: PLC0415
@@ -136,14 +134,3 @@ def _feed(session: Session, connection: "Connection", names: Any, named: str) ->
     clients, tasks = ConfluentClients(connection, names), tuple(dict.fromkeys(unit.task for unit in names.units))
     return Feed(lambda: ChangelogReader(connection, clients, names, tasks, f"{named}-readmodel"), writer, system_clock)
 
-
-class _Stopper:
-    """Takes SIGTERM and SIGINT until Faust does: a stop that comes while opening is a clean one too."""
-
-    def __init__(self) -> None:
-        self.told = False
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._take)
-
-    def _take(self, _number: int, _frame: FrameType | None) -> None:
-        self.told = True

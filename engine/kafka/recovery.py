@@ -12,7 +12,7 @@ The order is what makes it exact (each step relies on the one before):
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -25,6 +25,8 @@ from confluent_kafka import TopicPartition as Place
 
 from engine.clock import Clock
 from engine.kafka.clients import At, Client, Clients
+from engine.kafka.copies import Copies
+from engine.kafka.fencing import Fencing
 from engine.kafka.names import Names, Unit
 from engine.kafka.positions import Positions, PositionsDisagree
 from engine.kafka.reactions import Reaction, error_of, reaction_to
@@ -38,10 +40,8 @@ READ_MAX = 10_000
 READ_SECS = 0.1
 COMMITTED_SECS_MAX = 1.0
 FENCE_AFTER_MS = 1_000  # a living owner's commit takes milliseconds
-FENCE_SECS_MAX = 10.0
 IDLE_SECS = 0.1
 PAUSE_SECS = 0.2  # after an error of the cluster, so that a broker that is away is not asked a thousand times a second
-NONE = -1001  # librdkafka's "no committed offset"
 
 
 class Recovered(msgspec.Struct, frozen=True):
@@ -56,7 +56,6 @@ class Recovered(msgspec.Struct, frozen=True):
 class _Claim(msgspec.Struct):
     token: int
     since_ms: int
-    tried: set[str]
     end: int | None = None  # the changelog's high watermark, once step 1 is done
     committed: dict[str, int] = {}
     disputed: dict[str, int] | None = None  # what the group said when the state said otherwise
@@ -75,19 +74,17 @@ class Recovery:
         self.restored = 0  # changelog records read since the start
         self.pending: dict[Unit, int] = {}  # units being restored → records to go
         self._clients, self._names, self._clock = clients, names, clock
-        self._txid = names.transactional_id(worker)
         self._standby = standby
         self._positions = Positions(clients, names, tasks, deployment, accept_loss=accept_loss)
         self._trust = Trust(clients, folder, clock, open_store, tombstones_ms)
+        self._fencing = Fencing(clients, names, names.transactional_id(worker))
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._living: dict[Unit, int] = {}  # written by the loop's thread only: which claims still stand
         self._claims: dict[Unit, _Claim] = {}
-        self._stores: dict[Unit, Store] = {}
         self._lent: set[Unit] = set()  # units whose store the loop has
-        self._reading: dict[At, Unit] = {}  # changelog partitions that are assigned
         self._pause = pause
         self._reader: Client = clients.reader(f"{worker}-recovery")
-        self._peeker: Client | None = None
+        self._copies = Copies(clients, names, self._reader, self._trust)
 
     # For the loop's thread --------------------------------------------------------------------------------------------------
 
@@ -124,12 +121,9 @@ class Recovery:
     def close(self) -> None:
         """Close the stores that the loop does not have, and the clients."""
         self._drain()
-        for store in self._stores.values():
-            store.close()
-        self._stores.clear()
+        self._copies.close()
         self._reader.close()
-        if self._peeker is not None:
-            self._peeker.close()
+        self._fencing.close()
 
     # For the recovery's thread ------------------------------------------------------------------------------------------------
 
@@ -141,9 +135,9 @@ class Recovery:
             self._guarded(self._follow)
         if any(claim.end is None for claim in self._claims.values()):
             self._guarded(self._stabilise)
-        if self._reading:
+        if self._copies.reading:
             self._guarded(self._read)
-        return bool(self._claims or self._reading)
+        return bool(self._claims or self._copies.reading)
 
     def _drain(self) -> None:
         while True:
@@ -167,27 +161,28 @@ class Recovery:
     def _begin(self, units: Mapping[Unit, int]) -> None:
         now_ms = self._clock()
         for unit, token in units.items():
-            self._claims[unit] = _Claim(token, now_ms, {"", self._txid})
+            self._claims[unit] = _Claim(token, now_ms)
+            self._fencing.begin(unit)
             self.pending[unit] = 0
 
     def _back(self, units: Mapping[Unit, Store | None]) -> None:
         for unit, store in units.items():
             if store is not None:
                 self._lent.discard(unit)
-                self._stores[unit] = store
+                self._copies.stores[unit] = store
 
     def _forget_released(self) -> None:
         gone = [unit for unit, claim in self._claims.items() if self._living.get(unit) != claim.token]
         for unit in gone:
             self._dismiss(unit)
         if not self._standby:
-            self._unassign(self._changelog(unit) for unit in gone)
+            self._copies.leave(gone)
 
     def _follow(self) -> None:
         """Standby: tail every unit that we do not own."""
         for unit in self._names.units:
-            if unit not in self._lent and self._changelog(unit) not in self._reading:
-                self._assign(unit, None)
+            if unit not in self._lent and self._copies.changelog(unit) not in self._copies.reading:
+                self._copies.follow(unit, self._copies.ends([unit])[unit])
 
     def _stabilise(self) -> None:
         """Steps 1 and 2, for all claims that wait."""
@@ -208,14 +203,13 @@ class Recovery:
             unit for unit in waiting
             if all(at in found and found[at].error is None for at in (self._shard(unit), *self._positions.inputs(unit)))
         ]  # fmt: skip
-        ends = self._clients.ends([self._changelog(unit) for unit in stable], committed=False)  # step 2
+        ends = self._copies.ends(stable)  # step 2
         for unit in stable:
             claim = self._claims[unit]
             claim.committed = {at[0]: found[at].offset for at in self._positions.inputs(unit)}
             claim.since_ms = self._clock()
-            end = ends[self._changelog(unit)]
-            self._assign(unit, end)
-            claim.end = end  # last: a claim whose assignment failed is still to be stabilised
+            self._copies.follow(unit, ends[unit])
+            claim.end = ends[unit]  # last: a claim whose assignment failed is still to be stabilised
         self._fence([unit for unit in waiting if unit not in stable])
 
     def _read(self) -> None:
@@ -230,19 +224,19 @@ class Recovery:
             if fault is None:
                 runs.setdefault(at, []).append(message)
             elif fault.code() == KafkaError._PARTITION_EOF:
-                unit = self._reading.get(at)
+                unit = self._copies.reading.get(at)
                 if unit in claims and (end := claims[unit].end) is not None and message.offset() >= end:
                     done[unit] = None
             else:
                 log.warning("restore: %s", fault.name())
-                if fault.code() == KafkaError._AUTO_OFFSET_RESET and (unit := self._reading.get(at)) is not None:
+                if fault.code() == KafkaError._AUTO_OFFSET_RESET and (unit := self._copies.reading.get(at)) is not None:
                     lapsed.append(unit)
         now_ms = self._clock()
         for at, fetched in runs.items():
-            unit = self._reading.get(at)
+            unit = self._copies.reading.get(at)
             if unit is None:
                 continue
-            store, offset = self._stores[unit], fetched[-1].offset()
+            store, offset = self._copies.stores[unit], fetched[-1].offset()
             news = fetched
             if fetched[0].offset() < store.position:  # fetched before the unit was assigned anew
                 news = [m for m in fetched if m.offset() >= store.position]
@@ -265,8 +259,8 @@ class Recovery:
 
     def _finish(self, unit: Unit) -> None:
         """Step 4; the store goes to the loop."""
-        claim, store = self._claims[unit], self._stores[unit]
-        self._unassign([self._changelog(unit)])
+        claim, store = self._claims[unit], self._copies.stores[unit]
+        self._copies.leave([unit])
         try:
             positions = self._positions.of(unit, store, claim.committed)
         except KafkaException:
@@ -284,7 +278,7 @@ class Recovery:
             self.ready.put(fault)
             return
         self._dismiss(unit)
-        self._stores.pop(unit)
+        del self._copies.stores[unit]
         self._lent.add(unit)
         self.ready.put(Recovered(unit, claim.token, store, positions))
 
@@ -293,55 +287,19 @@ class Recovery:
         self.pending.pop(unit, None)
 
     def _again(self, unit: Unit) -> None:
-        """Let go of a store that must not be read on; whoever wants the unit begins anew, and opens it as it is on disk."""
-        self._unassign([self._changelog(unit)])
-        self._stores.pop(unit).drop_unwritten()
+        """The unit's store must not be read on: whoever claims it begins anew."""
+        self._copies.discard(unit)
         if unit in self._claims:
             self._claims[unit].end = None
 
-    # Stores and changelogs ------------------------------------------------------------------------------------------------------
-
-    def _assign(self, unit: Unit, end: int | None) -> None:
-        at = self._changelog(unit)
-        if end is None:
-            end = self._clients.ends([at], committed=False)[at]
-        if at in self._reading:  # a standby copy that is claimed now: told of the end again, for the case that it is there
-            self._reader.incremental_unassign([Place(*at)])
-            del self._reading[at]
-        store = self._stores.get(unit)
-        if store is not None and self._trust.lapsed(store):  # it has lain here since the unit was last ours
-            self._stores.pop(unit).drop_unwritten()
-            store = None
-        if store is None:
-            store = self._stores[unit] = self._trust.opened(unit, at, end)
-        self._reading[at] = unit
-        self._reader.incremental_assign([Place(*at, store.position)])
-
-    def _unassign(self, places: Iterable[At]) -> None:
-        mine = [at for at in places if self._reading.pop(at, None) is not None]
-        if mine:
-            self._reader.incremental_unassign([Place(*at) for at in mine])
-
     def _fence(self, units: Sequence[Unit]) -> None:
-        """End the transactions of dead owners that block these units."""
+        """End the transactions of dead owners that have blocked these units for a while."""
         now_ms = self._clock()
         late = [unit for unit in units if now_ms - self._claims[unit].since_ms > FENCE_AFTER_MS]
-        if not late:
-            return
-        if self._peeker is None:
-            self._peeker = self._clients.reader("peeker", committed=False)
-        for place in self._peeker.committed([Place(*self._shard(unit)) for unit in late], timeout=FENCE_SECS_MAX):
-            claim = self._claims[self._names.units[place.partition]]
-            claim.since_ms = self._clock()
-            name = place.metadata or ""
-            if name not in claim.tried:
-                log.warning("fencing %s, whose transaction blocks a unit", name)
-                self._clients.producer(name).init_transactions(FENCE_SECS_MAX)
-                for other in late:
-                    self._claims[other].tried.add(name)
-
-    def _changelog(self, unit: Unit) -> At:
-        return self._names.changelog(unit.task), unit.partition
+        if late:
+            for unit in late:
+                self._claims[unit].since_ms = now_ms
+            self._fencing.fence(late)
 
     def _shard(self, unit: Unit) -> At:
         return self._names.shards, self._names.index[unit]

@@ -30,6 +30,7 @@ log = logging.getLogger("consentinel.kafka")
 
 REJOIN_MS = 60_000  # a restore that reads anything is no reason; a session that ended is found out long before
 
+
 class KafkaRuntime:
     """See `engine.runtime` for the promises."""
 
@@ -171,8 +172,7 @@ class KafkaRuntime:
         for (task, topic, partition), position in commit.positions.items():
             unit = Unit(task, partition)
             positions.setdefault(unit, {})[topic] = position
-            touched.setdefault(unit, {})[POSITION + topic.encode()] = position.to_bytes(8, "big")
-        if touched or commit.outputs:
+        if touched or positions or commit.outputs:
             self._transact(commit.outputs, touched, positions, commit.now_ms)
 
     def _checked(self, commit: Commit) -> None:
@@ -192,6 +192,10 @@ class KafkaRuntime:
     def _transact(
         self, outputs: Sequence[Output], touched: dict[Unit, Writes], positions: dict[Unit, dict[str, int]], now_ms: int
     ) -> None:
+        for unit, moved in positions.items():
+            rows = touched.setdefault(unit, {})
+            for topic, position in moved.items():
+                rows[POSITION + topic.encode()] = position.to_bytes(8, "big")
         if self._stamp:
             for unit, writes in touched.items():
                 owned = self._owned.get(unit)
@@ -230,9 +234,7 @@ class KafkaRuntime:
             for unit, ms in news for topic, n in self.beats.listeners(unit.task)
         ]  # fmt: skip
         touched: dict[Unit, Writes] = {unit: {BEAT_KEY: beat_value(ms)} for unit, ms in news}
-        moved = {unit: self._owned[unit].ahead() for unit, _ in news}
-        for unit, positions in moved.items():  # past the beats that came in since
-            touched[unit] |= {POSITION + topic.encode(): n.to_bytes(8, "big") for topic, n in positions.items()}
+        moved = {unit: self._owned[unit].ahead() for unit, _ in news}  # past the beats that came in since
         try:
             self._transact(outputs, touched, moved, now_ms)
             self.beats.told(news)

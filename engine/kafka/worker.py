@@ -29,7 +29,7 @@ from engine.keyring import RingUnavailable
 from engine.loop import CONTROLLERS, TaskLoop, plans
 from engine.notes import Signer
 from engine.outside import LookUp, Registered
-from engine.runtime import CommitLost, FolderInUse, RuntimeFault
+from engine.runtime import FolderInUse, RuntimeFault
 from engine.secrets import Secrets
 from engine.service import IDLE_SECS, STOP_SECS_MAX, Limits, tune_interpreter
 from engine.topology import Topology, default_topology
@@ -105,7 +105,9 @@ class Worker:
         self.loop = TaskLoop(runtime, plans(topology, processors()), self.shared, clock, RECORDS_PER_TASK_MAX)
         self.signer = Signer(f"consentinel/{ring.deployment()}", ring.signing_seed())
         self.batch_records, self.batch_secs = Histogram.over(BATCH_BOUNDS), Histogram.over(TURN_BOUNDS)
-        self._retention = RawRetention(clients, runtime.names, topology, runtime.edge, self.secrets, limits.raw_retention_secs)
+        self._retention = RawRetention(
+            clients, runtime.names, topology, runtime.edge, ring, self.secrets, limits.raw_retention_secs
+        )  # fmt: skip
         self._interval_secs = interval_ms / 1_000
         self._lock = lock
         self._stopping = threading.Event()
@@ -220,7 +222,7 @@ class Worker:
         while not self._stopping.wait(self.limits.maintenance_secs):
             try:
                 self.maintain()
-            except (CommitLost, RingUnavailable, RuntimeFault, OSError) as fault:
+            except (RingUnavailable, RuntimeFault, OSError) as fault:  # a broker, a disk or a ring that is away
                 self.shared.count("maintenance_failed")
                 log.warning("maintenance failed and is tried again: %s", type(fault).__name__)
 

@@ -1,6 +1,6 @@
 """A key ring in memory, its keys drawn from the seed. One ring serves all workers, as one file does."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 
 from engine.keyring import RAW_SPAN_MS, RawClass
 
@@ -8,39 +8,27 @@ KEY_BYTES = 32
 
 
 class SeededRing:
-    """See `engine.keyring.KeyRing`. Nothing is rotated or destroyed here."""
+    """See `engine.keyring.Keys`."""
 
     def __init__(self, random: Callable[[int], bytes]) -> None:
         self._random = random
         self._keys: dict[tuple[str, ...], bytes] = {}
         self._raw: list[tuple[RawClass, int, bytes]] = []
-        self._ledger: list[bytes] = []
-
-    def refresh(self) -> None:
-        """See `KeyRing`."""
 
     def pepper(self, controller: str) -> bytes:
-        """See `KeyRing`."""
+        """See `Keys`."""
         return self._key("pepper", controller)
 
     def kek(self, controller: str, shard: int) -> tuple[int, bytes]:
-        """See `KeyRing`."""
+        """See `Keys`."""
         return 1, self._key("kek", controller, str(shard))
 
     def kek_at(self, controller: str, shard: int, epoch: int) -> bytes | None:
-        """See `KeyRing`."""
+        """See `Keys`."""
         return self._keys.get(("kek", controller, str(shard))) if epoch == 1 else None
 
-    def rotate_kek(self, controller: str, shard: int, after: int) -> int:
-        """See `KeyRing`."""
-        raise NotImplementedError
-
-    def destroy_kek(self, controller: str, shard: int, epoch: int) -> None:
-        """See `KeyRing`."""
-        raise NotImplementedError
-
     def raw_key(self, class_: RawClass, now_ms: int) -> tuple[int, bytes]:
-        """See `KeyRing`."""
+        """See `Keys`."""
         for number in range(len(self._raw), 0, -1):
             known, opened_ms, key = self._raw[number - 1]
             if known == class_ and now_ms - opened_ms < RAW_SPAN_MS[class_]:
@@ -50,45 +38,12 @@ class SeededRing:
         return len(self._raw), key
 
     def raw_key_by_id(self, number: int) -> bytes | None:
-        """See `KeyRing`."""
+        """See `Keys`."""
         return self._raw[number - 1][2] if 0 < number <= len(self._raw) else None
 
-    def raw_keys(self) -> list[tuple[int, RawClass, int, int | None]]:
-        """See `KeyRing`."""
-        return [(number, class_, opened_ms, None) for number, (class_, opened_ms, _) in enumerate(self._raw, 1)]
-
-    def close_raw(self, class_: RawClass, now_ms: int) -> None:
-        """See `KeyRing`."""
-        raise NotImplementedError
-
-    def destroy_raw(self, numbers: Iterable[int]) -> None:
-        """See `KeyRing`."""
-        raise NotImplementedError
-
-    def all_keys_alive(self) -> Iterator[tuple[str, bytes]]:
-        """See `KeyRing`."""
-        return (("/".join(name), key) for name, key in self._keys.items())
-
-    def signing_seed(self) -> bytes:
-        """See `KeyRing`."""
-        return self._key("signing")
-
     def deployment(self) -> str:
-        """See `KeyRing`."""
+        """See `Keys`."""
         return self._key("deployment")[:16].hex()
-
-    def ledger_append(self, entry: bytes) -> int:
-        """See `KeyRing`."""
-        self._ledger.append(entry)
-        return len(self._ledger)
-
-    def ledger_mark(self) -> int:
-        """See `KeyRing`."""
-        return len(self._ledger)
-
-    def ledger_since(self, mark: int) -> list[tuple[int, bytes]]:
-        """See `KeyRing`."""
-        return list(enumerate(self._ledger, 1))[mark : mark + 1_000]
 
     def _key(self, *name: str) -> bytes:
         if name not in self._keys:

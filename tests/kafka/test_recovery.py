@@ -173,9 +173,9 @@ def test_a_store_that_lay_by_for_longer_than_tombstones_last_is_wiped_although_t
     first = site.open("w1", tombstones_ms=6_000)
     site.drain(first)
     second = site.open("w2")
-    site.until(lambda: len(first.runtime.recovery._stores) == len(site.names.units) // 2, first, second)
+    site.until(lambda: len(first.runtime.recovery._copies.stores) == len(site.names.units) // 2, first, second)
     began = time.monotonic()
-    for store in first.runtime.recovery._stores.values():
+    for store in first.runtime.recovery._copies.stores.values():
         store.committed({GHOST: b"1"}, store.position, store.written_ms)
     site.publish(500)
     site.until(lambda: time.monotonic() - began > 4, first, second)
@@ -328,7 +328,7 @@ def test_a_standby_takes_over_without_reading_the_changelog_again(site: Site) ->
     site.drain(first, second)
     known = [Unit(task.name, n) for task in TASKS for n in range(task.partitions)]
     half = len(known) // 2
-    site.until(lambda: len(second.runtime._owned) == half == len(second.runtime.recovery._stores), first, second)
+    site.until(lambda: len(second.runtime._owned) == half == len(second.runtime.recovery._copies.stores), first, second)
     changelogs = sum(len(read(site.bootstrap, site.names.changelog(task.name))) for task in TASKS)
     site.until(lambda: second.runtime.recovery.restored >= changelogs * 0.9, first, second)
     site.publish(500)
