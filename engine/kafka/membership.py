@@ -54,6 +54,7 @@ class Membership:
 
     def close(self) -> None:
         """Leave the group."""
+        self.joined = False  # first: to be given nothing is no reason to be ready
         self._consumer.close()
 
     def _assigned(self, _: Any, places: Sequence[Any]) -> None:

@@ -53,7 +53,7 @@ class KafkaRuntime:
         self._token = 0
         self._beat_ms = 0
         self._looper = 0
-        self._progress, self._progress_ms = (0, 0), 0  # how far recovery has come, and since when it has come no further
+        self._progress, self._progress_ms = (0, 0), clock()  # how far recovery has come, and since when it has come no further
         self._lost = False  # a transaction was lost, and the loop has not come back by `rewind` yet
         self._closed = False
         self.edge = Edge(clients, names, self._partitions)
