@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,19 @@ def expected(numbers: range) -> set[str]:
     return {f"{kind}-{n}" for n in numbers for kind in ("inc", "ord")}
 
 
+def repeated(requests: list[tuple[dict[str, str], bytes, bool]]) -> set[str]:
+    """The keys that came again after they were taken."""
+    taken: set[str] = set()
+    again: set[str] = set()
+    for headers, _, is_taken in requests:
+        key = headers["idempotency-key"]
+        if key in taken:
+            again.add(key)
+        if is_taken:
+            taken.add(key)
+    return again
+
+
 def verified(headers: dict[str, str], body: bytes) -> bool:
     """What a receiver does, from the words of the documentation."""
     parts = dict(part.split("=", 1) for part in headers["consentinel-signature"].split(","))
@@ -104,29 +118,37 @@ def verified(headers: dict[str, str], body: bytes) -> bool:
 def test_every_alert_arrives_though_the_receiver_fails_and_workers_are_killed(
     kafka: Kafka, fresh_prefix: str, receiver: Receiver, tmp_path: Path
 ) -> None:
+    begins: list[int] = []  # the number of each life's first request
+
+    def life() -> Child:
+        begins.append(len(receiver.requests))
+        return Child(kafka.bootstrap, fresh_prefix, tmp_path / "w1", receiver.url)
+
     make_topics(kafka.bootstrap, {fresh_prefix + ALERTS: PARTITIONS, fresh_prefix + NOTICES: PARTITIONS})
     publish(kafka, fresh_prefix, 0, 4)
     publish(kafka, fresh_prefix, 100, 2, abort=True)
     publish(kafka, fresh_prefix, 4, 4)
     receiver.refusing = lambda n: n < 3 or n >= 6  # fails, takes three, fails again
-    with Child(kafka.bootstrap, fresh_prefix, tmp_path / "w1", receiver.url) as child:
+    with life() as child:
         until(lambda: len(receiver.requests) >= 8)
         child.end(signal.SIGKILL)  # in the middle of being refused
-    with Child(kafka.bootstrap, fresh_prefix, tmp_path / "w1", receiver.url) as child:
+    with life() as child:
         refused = len(receiver.requests)
         until(lambda: len(receiver.requests) > refused)
         assert child.end(signal.SIGTERM) == 0  # and so is a clean stop
     assert expected(range(8)) - set(receiver.names()), "nothing was left to arrive: the test shows nothing"
     receiver.refusing = lambda n: n % 3 == 0
-    with Child(kafka.bootstrap, fresh_prefix, tmp_path / "w1", receiver.url) as child:
+    with life() as child:
         until(lambda: expected(range(8)) <= set(receiver.names()))
         publish(kafka, fresh_prefix, 8, 1)  # it goes on with what is new
         until(lambda: expected(range(9)) <= set(receiver.names()))
         assert child.end(signal.SIGTERM) == 0
     assert set(receiver.names()) == expected(range(9)), "an aborted transaction was told of"
-    with Child(kafka.bootstrap, fresh_prefix, tmp_path / "w1", receiver.url) as child:
+    with life() as child:
         publish(kafka, fresh_prefix, 9, 1)
         until(lambda: expected(range(9, 10)) <= set(receiver.names()))
+    lives = [receiver.requests[first:end] for first, end in pairwise([*begins, len(receiver.requests)])]
+    assert [repeated(requests) for requests in lives] == [set()] * 4, "one worker sent again what it saw taken"
     assert all(verified(headers, body) for headers, body, _ in receiver.requests)
     keys: dict[str, set[str]] = {}
     for headers, body, _ in receiver.requests:

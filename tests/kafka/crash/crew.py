@@ -29,16 +29,11 @@ TAIL_CHARS = 4_000
 TAIL_LINES = 25
 
 
-class TooLate(AssertionError):
-    """What had to come about did not: a question of liveness, not of exactness."""
-
-
 def until(true: Callable[[], Any], secs: float = WAIT_SECS_MAX, what: str = "it") -> float:
     """Wait until `true`; returns the seconds that it took."""
     began = time.monotonic()
     while not true():
-        if time.monotonic() - began > secs:
-            raise TooLate(f"{what} did not come about in {secs} s")
+        assert time.monotonic() - began < secs, f"{what} did not come about in {secs} s"
         time.sleep(0.05)
     return time.monotonic() - began
 
@@ -109,8 +104,7 @@ class Crew:
         except subprocess.TimeoutExpired:
             code = "hung"
         child.stop(kill=True)
-        # While an interpreter goes, signals are the system's again: one that has said it is done has ended well.
-        if code != 0 and not (code == -signal.SIGTERM and "done: " in child.printed()):
+        if code != 0:
             self.deaths.append(f"{name} ended by SIGTERM with {code}: {child.printed()[-TAIL_CHARS:]}")
 
     def freeze(self, name: str) -> None:

@@ -63,6 +63,8 @@ def main(folder: Path, name: str, connection: Connection) -> None:
         else:
             runtime.wait(IDLE_SECS)
     runtime.close()
+    # While an interpreter goes, handlers are the system's again, and a second SIGTERM would be its code; ignoring outlasts that.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     print(f"done: {runtime.transactor.count} transactions, lost {runtime.transactor.aborts}", flush=True)
 
 
