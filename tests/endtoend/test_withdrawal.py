@@ -119,7 +119,8 @@ def _round(service: Service, measured: Measured, attempt: int) -> float:
         for name in ("company_dnc", "national_dnc", "objection", "gpc"):
             if attempt:
                 publish(service, "suppression.removed", f"{attempt}/{name}{n}", n, {"list": name, "source": "test"})
-    until(lambda: not any(service.loop.lag().values()))  # else the last grant would be taken for the withdrawal
+    passed_ms = service.passed_ms()
+    until(lambda: service.beat_ms() > passed_ms)  # else the last grant would be taken for the withdrawal
     until(lambda: all(verdicts(service, n, ("dial", "share", "export", "train")) == {"allow"} for n in range(WITHDRAWALS)))
 
     stop = threading.Event()

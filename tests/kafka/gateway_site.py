@@ -27,6 +27,7 @@ from engine.kafka.names import BEAT_KEY, Names
 from engine.memory import MemoryRuntime
 from engine.runtime import Output
 from engine.topology import default_topology
+from processors.fence import Fence
 from tests.doors.http.conftest import Direct, House
 from tests.harness import Deployment
 from tests.parts.topics import make_topics
@@ -156,10 +157,14 @@ class Site:
         self._producer.produce(self.names.changelog(task), value, key, partition)
 
     def fresh(self, *, past_ms: int | None = None) -> None:
-        """Fold and beat until every gateway's read model is past this call (or `past_ms`) on anybody's clock."""
+        """Fold and beat until every gateway's read model is whole, and past this call (or `past_ms`) on anybody's clock."""
         past_ms = past_ms or system_clock() + 2_100
         give_up = time.monotonic() + WAIT_SECS_MAX
-        while any(g.kafka_door.beat_ms() <= past_ms for g in self.gateways):
+        anybody = [f"anybody-{n}" for n in range(64)]  # some of them in each partition
+        while any(
+            g.kafka_door.beat_ms() <= past_ms or not all(look.whole for look in g.kafka_door.look(anybody, (Fence,)))
+            for g in self.gateways
+        ):
             assert time.monotonic() < give_up, "the read model did not follow"
             self.fold()
             time.sleep(0.1)
