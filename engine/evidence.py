@@ -1,21 +1,23 @@
-"""What a deployment shows of its audit log: a report over everything committed, and proofs that check offline.
+"""What a deployment shows of its audit log: a report over everything committed, proofs and receipts that check offline.
 
 It may run beside the loop: an entry and its tree's frontier are committed together, so an entry past the frontier of the
 moment is the engine's own if a frontier that is read after it covers it. If not, somebody else added it, and it is found.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from time import sleep
 
-from engine.audit import AuditReport, LogDamaged, LogLine, leaf_hashes, verify_log
+from engine.audit import AuditReport, LogDamaged, LogLine, verify_log
 from engine.checkpoints import TOPIC as CHECKPOINTS
 from engine.deployment import Deployment
 from engine.effects import AUDIT_TOPIC
-from engine.merkle import Frontier, inclusion_proof
+from engine.merkle import Cutter, Frontier, leaf_hash
 from engine.notes import open_checkpoint
-from engine.proofs import write_proof
+from engine.proofs import write_consistency, write_proof
+from engine.receipt_summary import FULFILLED, REQUEST, summary_of
+from engine.receipts import ENTRIES_MAX, Proven, Receipt, ReceiptInvalid, Section, Stated, Target, make_receipt
 from schemas.codec import Malformed, SchemaUnknown, decode_as
-from schemas.topics import AuditCheckpoint, AuditEntry
+from schemas.topics import AuditCheckpoint, AuditEntry, RequestStatus
 
 # A store may show a commit's state some instants before its log, so that a frontier is ahead of what is read right after it.
 # What is truly wrong is found at every look.
@@ -58,26 +60,106 @@ def proof_of(service: Deployment, origin: str, index: int, may_see: Callable[[st
 
     `may_see` is asked with the entry's controller. Raises `NotProvable`, and `LogDamaged` when the log has faults.
     """
-    note = service.notes().get(origin)
-    if note is None or open_checkpoint(note, service.signer.vkey).size <= index:
-        service.checkpoint()
-        note = service.notes().get(origin)
-    size = 0 if note is None else open_checkpoint(note, service.signer.vkey).size
-    if note is None or not 0 <= index < size:
+    if index < 0:
         raise NotProvable
-    leaf: list[bytes] = []
+    tree = _covering(service, origin, index + 1)
+    _read_log(service, {origin: tree}, lambda at, value: at == index)
+    entry = _entry(tree.leaves[index])
+    if entry is None or not may_see(entry.controller):
+        raise NotProvable
+    return write_proof(tree.leaves[index], index, tree.cutter.path(index), tree.note)
 
-    def watched() -> Iterator[LogLine]:
-        for line in lines_of(service):
-            entry = _entry(line[2])
-            if entry is not None and (entry.origin, entry.index) == (origin, index):
-                if not may_see(entry.controller):
-                    raise NotProvable
-                leaf.append(line[2])
-            yield line
 
-    hashes = leaf_hashes(watched(), origin, size)
-    return write_proof(leaf[0], index, inclusion_proof(hashes, index), note)
+def growth_of(service: Deployment, origin: str, old: int) -> str:
+    """A consistency proof file from size `old` of `origin` to its newest checkpoint; signs one when none is as large.
+
+    Raises `NotProvable` when the log never was so long, and `LogDamaged` when it has faults.
+    """
+    tree = _covering(service, origin, old)
+    tree.cutter.want_prefix(old)
+    _read_log(service, {origin: tree}, lambda at, value: False)
+    return write_consistency(old, tree.cutter.prefix(old), tree.note)
+
+
+def receipt_of(service: Deployment, status: RequestStatus) -> Receipt:
+    """The receipt of a request that stands at `status`, under checkpoints of this moment.
+
+    Raises `NotProvable` when no entry names the request, `ReceiptInvalid` (`receipt_too_large`), and `LogDamaged`.
+    """
+    service.checkpoint()
+    trees = {origin: _Tree(note, service.signer.vkey) for origin, note in service.notes().items()}
+    request, controller = status.request_id, status.controller
+    sections = [
+        Section(tree.note, tuple(Proven(at, leaf, tuple(tree.cutter.path(at))) for at, leaf in tree.leaves.items()))
+        for _, tree in sorted(_entries_of(service, trees, request, controller).items())
+    ]  # fmt: skip
+    if not sections:
+        raise NotProvable
+    waiting = tuple(Target(t.target, t.acknowledge_by_ms) for t in status.targets if t.outcome != "done")
+    stated = Stated(status.state, status.clock.due_ms, waiting)
+    if summary_of(decode_as(AuditEntry, proven.leaf) for section in sections for proven in section.entries).complete:
+        stated = Stated(FULFILLED, status.clock.due_ms)  # the entries are ahead of the state, or of a read model
+    return make_receipt(request, controller, service.clock(), stated, sections, service.signer)
+
+
+def _entries_of(service: Deployment, trees: dict[str, "_Tree"], request: str, controller: str) -> dict[str, "_Tree"]:
+    """Collect what names the request: the trees that hold any of it. Reads the whole log; an index would come in here."""
+    needle, found = request.encode(), 0
+
+    def chosen(index: int, value: bytes) -> bool:
+        nonlocal found
+        if needle not in value:
+            return False
+        entry = _entry(value)
+        if entry is None or (entry.facts.get(REQUEST), entry.controller) != (request, controller):
+            return False
+        found += 1
+        if found > ENTRIES_MAX:
+            raise ReceiptInvalid("receipt_too_large")
+        return True
+
+    _read_log(service, trees, chosen)
+    return {origin: tree for origin, tree in trees.items() if tree.leaves}
+
+
+class _Tree:
+    """One origin up to its checkpoint: the leaves that were chosen, and what their proofs need."""
+
+    def __init__(self, note: str, vkey: str) -> None:
+        self.note, self.checkpoint = note, open_checkpoint(note, vkey)
+        self.cutter = Cutter(self.checkpoint.size)
+        self.leaves: dict[int, bytes] = {}
+
+
+def _covering(service: Deployment, origin: str, size: int) -> _Tree:
+    """The newest checkpoint of `origin`, of at least `size` leaves. Raises `NotProvable`."""
+    for fresh in (False, True):
+        if fresh:
+            service.checkpoint()
+        note = service.notes().get(origin)
+        if note is not None and open_checkpoint(note, service.signer.vkey).size >= size >= 0:
+            return _Tree(note, service.signer.vkey)
+    raise NotProvable
+
+
+def _read_log(service: Deployment, trees: Mapping[str, _Tree], chosen: Callable[[int, bytes], bool]) -> None:
+    """Read the log once and collect the entries that are `chosen` by index and bytes, with their proofs.
+
+    Memory is bounded by what is chosen. An entry's origin is its record's key: where that is not true the root differs.
+    Raises `LogDamaged` (`root_differs`) when a tree that has chosen entries, or was asked for alone, is not the signed one.
+    """
+    for _, record in service.topic(AUDIT_TOPIC):
+        tree = trees.get(record.key.decode(errors="replace"))
+        if tree is None or (index := tree.cutter.taken) == tree.checkpoint.size:
+            continue
+        value = record.value or b""
+        if chosen(index, value):
+            tree.cutter.want(index)
+            tree.leaves[index] = value
+        tree.cutter.take(leaf_hash(value))
+    for tree in trees.values():
+        if (tree.leaves or len(trees) == 1) and tree.cutter.root() != tree.checkpoint.root:
+            raise LogDamaged("root_differs")
 
 
 class _Snapshot:
@@ -113,4 +195,4 @@ def _entry(value: bytes) -> AuditEntry | None:
         return None
 
 
-__all__ = ["LogDamaged", "NotProvable", "lines_of", "notes_of", "proof_of", "report_of"]
+__all__ = ["LogDamaged", "NotProvable", "growth_of", "lines_of", "notes_of", "proof_of", "receipt_of", "report_of"]

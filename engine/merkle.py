@@ -5,11 +5,12 @@ A hash is SHA-256 over 0x00 ‖ leaf or 0x01 ‖ left ‖ right (RFC 6962, secti
     AuditFault             what the audit modules raise; `code` comes from a closed list
     ├── FrontierDamaged    these bytes are not a frontier (`engine/merkle.py`)
     ├── NoteInvalid        not a note that this key signed (`engine/notes.py`)
-    ├── ProofInvalid       this file does not prove this leaf (`engine/proofs.py`)
+    ├── ProofInvalid       this file does not prove what it claims (`engine/proofs.py`)
+    ├── ReceiptInvalid     this file is no receipt that this key signed (`engine/receipts.py`)
     └── LogDamaged         no proof can be cut from a log that has faults (`engine/audit.py`)
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 
 HASH_BYTES = 32
@@ -92,12 +93,7 @@ class Frontier:
 
     def root(self) -> bytes:
         """Root of the tree, 32 bytes; of the empty tree it is SHA-256 of nothing (RFC 6962, section 2.1)."""
-        if not self._roots:
-            return EMPTY_ROOT
-        root = self._roots[-1]
-        for left in reversed(self._roots[:-1]):
-            root = node_hash(left, root)
-        return root
+        return _merged(self._roots)
 
     def to_bytes(self) -> bytes:
         """Write the frontier as it rests in state: size (8 bytes, big-endian), then the roots (32 bytes each)."""
@@ -152,3 +148,148 @@ def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes],
         fn >>= 1
         sn >>= 1
     return sn == 0 and digest == root
+
+
+class Cutter:
+    """Cuts proofs from a log that is read once, front to back. Memory: O(log n) hashes for each node that is wanted.
+
+    `want` a node before its first leaf comes: its left siblings are at hand then, the right ones come later. `take` the
+    hash of each leaf in order; what follows the first `size` is passed over. Then ask for paths. A node is (level, place):
+    the leaves from place * 2^level on, 2^level of them. A leaf is a node of level 0.
+
+    Raises `IndexError` for what nobody wanted in time, and for paths before the last leaf has come.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size, self.taken = size, 0
+        self._roots: list[bytes] = []  # as in `Frontier`
+        self._nodes: dict[tuple[int, int], bytes | None] = {}  # None: still to come
+
+    def want(self, place: int, level: int = 0) -> None:
+        """Collect what the path of a node needs."""
+        if place << level < self.taken or (place + 1) << level > self.size:
+            raise IndexError("no such leaf, or too late")
+        for height, at in _siblings(level, place, self.size):
+            if (at + 1) << height <= self.taken:
+                # It is still a root of its own: what would merge it is the subtree of the node itself.
+                self._nodes[height, at] = self._roots[(self.taken >> (height + 1)).bit_count()]
+            elif (at + 1) << height <= self.size:
+                self._nodes.setdefault((height, at))
+
+    def want_prefix(self, old: int) -> None:
+        """Collect what the proof needs that the first `old` leaves are a prefix."""
+        if not 0 <= old <= self.size:
+            raise IndexError("longer than the log")
+        if 0 < old < self.size:
+            level, place = _last_subtree(old)
+            self.want(place, level)
+            self._nodes.setdefault((level, place))
+
+    def take(self, digest: bytes) -> None:
+        """Take the hash of the next leaf, 32 bytes."""
+        if self.taken == self.size:
+            return
+        nodes, roots = self._nodes, self._roots
+        level, place = 0, self.taken
+        if (level, place) in nodes:
+            nodes[level, place] = digest
+        while place & 1:
+            digest = node_hash(roots.pop(), digest)
+            level, place = level + 1, place >> 1
+            if (level, place) in nodes:
+                nodes[level, place] = digest
+        roots.append(digest)
+        self.taken += 1
+
+    def root(self) -> bytes:
+        """Root of the leaves that have come: to be compared with the one that was signed."""
+        return _merged(self._roots)
+
+    def path(self, place: int, level: int = 0) -> list[bytes]:
+        """The audit path of a wanted node, its sibling first (RFC 6962, section 2.1.1)."""
+        if self.taken < self.size:
+            raise IndexError("the log has not come to its end")
+        return [self._node(height, at) for height, at in _siblings(level, place, self.size)]
+
+    def prefix(self, old: int) -> list[bytes]:
+        """The consistency proof from `old` leaves to all, for the prefix that was wanted (RFC 6962, section 2.1.2)."""
+        if old in (0, self.size):
+            return []
+        level, place = _last_subtree(old)
+        # Where the old tree is one full subtree, its root is what the reader has already.
+        return ([] if place == 0 else [self._node(level, place)]) + self.path(place, level)
+
+    def _node(self, level: int, place: int) -> bytes:
+        start = place << level
+        if start + (1 << level) > self.size:  # ragged: the last roots cover it exactly
+            return _merged(self._roots[-(self.size - start).bit_count() :])
+        digest = self._nodes.get((level, place))
+        if digest is None:
+            raise IndexError("not wanted in time")
+        return digest
+
+
+def consistency_proof(leaf_hashes: Sequence[bytes], old: int) -> list[bytes]:
+    """Hashes that show the first `old` of `leaf_hashes` to be a prefix of all (RFC 6962, section 2.1.2).
+
+    Empty for none and for all of them. Raises `IndexError` where there are fewer than `old`.
+    """
+    cutter = Cutter(len(leaf_hashes))
+    cutter.want_prefix(old)
+    for digest in leaf_hashes:
+        cutter.take(digest)
+    return cutter.prefix(old)
+
+
+def verify_consistency(old: int, old_root: bytes, size: int, root: bytes, proof: Sequence[bytes]) -> bool:
+    """Whether `proof` shows that the tree of `old` leaves is a prefix of the one of `size` (RFC 9162, section 2.1.4.2).
+
+    An empty tree is a prefix of every tree, which takes no proof (C2SP tlog-witness).
+    """
+    if not 0 <= old <= size or len(proof) > SIZE_MAX.bit_length() or any(len(digest) != HASH_BYTES for digest in proof):
+        return False
+    if old in (0, size):
+        return not proof and old_root == (EMPTY_ROOT if old == 0 else root)
+    path = list(proof) if old & (old - 1) else [old_root, *proof]
+    fn, sn = old - 1, size - 1
+    while fn & 1:
+        fn, sn = fn >> 1, sn >> 1
+    if not proof:
+        return False
+    fr = sr = path[0]
+    for digest in path[1:]:
+        if sn == 0:
+            return False
+        if fn & 1 or fn == sn:
+            fr, sr = node_hash(digest, fr), node_hash(digest, sr)
+            while fn and not fn & 1:
+                fn, sn = fn >> 1, sn >> 1
+        else:
+            sr = node_hash(sr, digest)
+        fn, sn = fn >> 1, sn >> 1
+    return sn == 0 and fr == old_root and sr == root
+
+
+def _merged(roots: Sequence[bytes]) -> bytes:
+    """Root over the roots of full subtrees, largest first."""
+    if not roots:
+        return EMPTY_ROOT
+    root = roots[-1]
+    for left in reversed(roots[:-1]):
+        root = node_hash(left, root)
+    return root
+
+
+def _siblings(level: int, place: int, size: int) -> Iterator[tuple[int, int]]:
+    """The nodes on the path from a node to the root of `size` leaves. The last one of a level may be ragged."""
+    last = (size - 1) >> level
+    while last:
+        if (sibling := place ^ 1) <= last:
+            yield level, sibling
+        level, place, last = level + 1, place >> 1, last >> 1
+
+
+def _last_subtree(size: int) -> tuple[int, int]:
+    """The smallest full subtree at the right edge of `size` leaves: where a consistency proof begins."""
+    level = (size & -size).bit_length() - 1
+    return level, (size >> level) - 1

@@ -1,5 +1,6 @@
 """Commands that prove and that end retention: audit, retention. They work on a running service, or on a stopped one's folder."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,35 +11,51 @@ from connectors.cli.faults import BadUsage, Refused, Unanswered
 from connectors.cli.output import rows_of, rows_table
 from connectors.cli.session import Data, Session, command
 from connectors.cli.watch import write_private
-from engine.evidence import NotProvable, proof_of, report_of
+from engine.evidence import LogDamaged, NotProvable, growth_of, proof_of, report_of
 from engine.merkle import AuditFault
-from engine.proofs import check_proof, read_proof
+from engine.notes import Checkpoint
+from engine.proofs import check_consistency, check_proof, read_proof
+from engine.receipt_summary import moment as instant
+from engine.receipt_summary import summary_lines, word
+from engine.receipts import Receipt as Proven
+from engine.receipts import check_receipt
 from schemas.codec import decode_as
 from schemas.topics import AuditEntry
 
 audit = typer.Typer(no_args_is_help=True, help="The audit log, its checkpoints and proofs.")
 retention = typer.Typer(no_args_is_help=True, help="What retention has to destroy.")
 
+Receipt = Annotated[Path | None, typer.Argument(metavar="[RECEIPT]", help="A receipt, text or JSON, to be checked with --key.")]
 Proof = Annotated[Path | None, typer.Option("--proof", help="A proof file, to be checked with nothing but --key.")]
+Growth = Annotated[Path | None, typer.Option("--consistency", help="A consistency proof from --from, to be checked with --key.")]
+From = Annotated[Path | None, typer.Option("--from", help="A checkpoint that was kept outside: where the proof begins.")]
 Kept = Annotated[list[Path] | None, typer.Option("--checkpoint", help="A checkpoint that was kept outside; repeatable.")]
 Key = Annotated[str | None, typer.Option("--key", help="The public key that `audit key` prints.")]
 
 
 @command(audit, "verify")
 def audit_verify(
-    session: Session, data: Data = None, proof: Proof = None, key: Key = None, checkpoint: Kept = None
-) -> None:
-    """Recompute the whole log against what was signed, or check one proof file offline. Exit code 1: something was found.
+    session: Session, receipt: Receipt = None, data: Data = None, proof: Proof = None, key: Key = None,
+    checkpoint: Kept = None, consistency: Growth = None, kept: From = None,
+) -> None:  # fmt: skip
+    """Recompute the whole log against what was signed, or check one file offline. Exit code 1: something was found.
 
-    With --checkpoint, of a stopped service: a log that was rolled back, or rewritten and signed anew, contradicts the copies.
+    Offline: a receipt, a proof (--proof), or a consistency proof (--consistency with --from), each with --key. With --checkpoint,
+    of a stopped service: a log that was rolled back, or rewritten and signed anew, contradicts the copies.
     """
     notes = tuple(_text_of(path) for path in checkpoint or ())
     if notes and data is None:
         raise BadUsage("checkpoints kept outside are compared with the folder of a stopped service: say --data")
-    if proof is not None or key is not None:
-        if proof is None or key is None or data is not None:
-            raise BadUsage("a proof file is checked with --proof and --key, and needs no data folder")
-        session.show(_checked(proof, key))
+    files = [path for path in (receipt, proof, consistency) if path is not None]
+    if files or key is not None or kept is not None:
+        if len(files) != 1 or key is None or data is not None or (consistency is None) != (kept is None):
+            raise BadUsage("a receipt, --proof, or --consistency with --from, is checked with --key, and needs no data folder")
+        if receipt is not None:
+            _show_receipt(session, receipt, key)
+        elif kept is not None and consistency is not None:
+            session.show(_grown(consistency, kept, key))
+        else:
+            session.show(_checked(files[0], key))
         return
     service = session.stopped(data) if data is not None else None
     if service is not None:
@@ -60,17 +77,51 @@ def audit_verify(
 
 def _text_of(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError):
+        return _bytes_of(path).decode()
+    except ValueError:
         raise Unanswered("a checkpoint file cannot be read") from None
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        raise Unanswered("a file to be checked cannot be read") from None
+
+
+def _show_receipt(session: Session, path: Path, key: str) -> None:
+    """Check a receipt with a public key alone, and say what its entries say."""
+    try:
+        found = check_receipt(_bytes_of(path), key)
+    except AuditFault as fault:
+        raise Refused(f"the receipt does not hold: {fault}") from None
+    told = {"made_ms": found.made_ms, "summary": msgspec.to_builtins(found.summary), "stated": msgspec.to_builtins(found.stated)}
+    document = {"ok": True, "request": found.request, "controller": found.controller, "complete": found.summary.complete,
+                "entries": len(found.entries), **told}  # fmt: skip
+    session.show(document, *_in_words(found))
+
+
+def _in_words(found: Proven) -> Iterator[str]:
+    yield f"request {word(found.request)} of {word(found.controller)}, receipt made {instant(found.made_ms)}"
+    yield from summary_lines(found.summary)
+    if not found.summary.complete:
+        yield f"on the signer's word, not proven: state {word(found.stated.state)}, due {instant(found.stated.due_ms)}"
+        yield from (f"  open {word(t.target)} until {instant(t.acknowledge_by_ms)}" for t in found.stated.open)
+    yield f"The receipt holds: {len(found.entries)} entries are in the signed log, and say this."
+
+
+def _grown(proof: Path, kept: Path, key: str) -> dict[str, Any]:
+    """Check with a public key alone that the log of a kept checkpoint is the beginning of a newer one's."""
+    try:
+        before, after = check_consistency(_bytes_of(proof), _bytes_of(kept), key)
+    except AuditFault as fault:
+        raise Refused(f"the proof does not hold: {fault}") from None
+    return {"ok": True, "origin": after.origin, "from": before.size, "size": after.size}
 
 
 def _checked(proof: Path, key: str) -> dict[str, Any]:
     """Check a proof file with a public key alone: no service, no data folder, no other file."""
-    try:
-        text = proof.read_bytes()
-    except OSError:
-        raise Unanswered("the proof file cannot be read") from None
+    text = _bytes_of(proof)
     try:
         checkpoint = check_proof(text, None, key, None)
         read = read_proof(text)
@@ -86,27 +137,49 @@ def _checked(proof: Path, key: str) -> dict[str, Any]:
 
 @command(audit, "prove")
 def audit_prove(
-    session: Session, origin: Annotated[str, typer.Option("--origin", help="As `audit verify` lists it.")],
-    index: Annotated[int, typer.Option("--index", min=0)], data: Data = None,
+    session: Session, origin: Annotated[str | None, typer.Option("--origin", help="As `audit verify` lists it.")] = None,
+    index: Annotated[int | None, typer.Option("--index", min=0)] = None, kept: From = None, data: Data = None,
     out: Annotated[Path | None, typer.Option("--out", help="Write the proof to this file.")] = None,
 ) -> None:  # fmt: skip
-    """Give a proof file that one entry stands in the signed log: it verifies offline with the public key alone."""
+    """Give a proof file that verifies offline with the public key alone.
+
+    With --origin and --index: the entry stands in the signed log. With --from: a checkpoint that was kept outside is the
+    beginning of today's log.
+    """
+    if kept is not None and origin is None and index is None:
+        old = _begun(kept)
+        place: dict[str, Any] = {"origin": old.origin, "old": old.size}
+    elif kept is None and origin is not None and index is not None:
+        place = {"origin": origin, "index": index}
+    else:
+        raise BadUsage("say --origin and --index of an entry, or --from a checkpoint that was kept outside")
     service = session.stopped(data) if data is not None else None
     if service is not None:
         try:
-            text = proof_of(service, origin, index)
+            prove = proof_of if "index" in place else growth_of
+            text = prove(service, *place.values())
         except NotProvable:
-            raise Refused("no signed checkpoint covers such an entry", "not-found") from None
+            raise Refused("no signed checkpoint covers as much", "not-found") from None
+        except LogDamaged:
+            raise Refused("the log has faults: `audit verify` says which") from None
         finally:
             service.stop()
     else:
-        answer = session.door(data).get("/v1/audit/proof", origin=origin, index=index)
+        answer = session.door(data).get("/v1/audit/proof", **place)
         text = str(answer.get("proof", answer.get("text", "")))
     if out is not None:
         write_private(out, text)
-        session.show({"origin": origin, "index": index, "written": True})
+        session.show({**place, "written": True})
         return
-    session.show({"origin": origin, "index": index, "proof": text}, text.rstrip("\n"))
+    session.show({**place, "proof": text}, text.rstrip("\n"))
+
+
+def _begun(path: Path) -> Checkpoint:
+    """The checkpoint in a note, nothing verified: whoever checks the proof does that."""
+    try:
+        return Checkpoint.parse(_text_of(path).partition("\n\n")[0] + "\n")
+    except AuditFault:
+        raise Unanswered("the file holds no checkpoint") from None
 
 
 @command(audit, "checkpoint")

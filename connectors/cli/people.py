@@ -1,21 +1,29 @@
 """Commands about people: decide, consent, subject, request, erase. They ask a running service and hold no rule themselves."""
 
 import json
+import sys
 from collections.abc import Callable
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any, get_args
+from urllib.parse import quote
 
 import typer
 
 from connectors.cli.faults import BadUsage, Refused
-from connectors.cli.output import facts_table, moment, rows_of, rows_table
-from connectors.cli.session import AnyController, Controller, Identifiers, Session, command, identifiers_of
+from connectors.cli.output import Format, facts_table, moment, rows_of, rows_table
+from connectors.cli.session import AnyController, Controller, Data, Identifiers, Session, command, identifiers_of
+from connectors.cli.watch import write_private
+from connectors.http.receipts import status_in
+from engine.evidence import LogDamaged, NotProvable, receipt_of
+from engine.receipts import Receipt, ReceiptInvalid, receipt_json
+from engine.service import Service
 from schemas.events import Regime, Right
 
 consent = typer.Typer(no_args_is_help=True, help="What people have allowed and refused.")
 subject = typer.Typer(no_args_is_help=True, help="What is known of a person; every look is audited.")
 request = typer.Typer(no_args_is_help=True, help="Data-subject requests and their clocks.")
-erase = typer.Typer(no_args_is_help=True, help="How far erasures are.")
+erase = typer.Typer(no_args_is_help=True, help="How far erasures are, and the proof of them.")
 
 STATES = ("request_id", "state", "right", "regime", "controller", "due_ms", "identifiers", "targets")
 
@@ -189,3 +197,45 @@ def _erasure(row: dict[str, Any]) -> dict[str, Any]:
         "held": sum(int(i.get("held", 0)) for i in done),
         "targets": json.dumps({t["target"]: t.get("outcome") for t in rows_of(row.get("targets"))}),
     }  # fmt: skip
+
+
+@command(erase, "receipt")
+def erase_receipt(
+    session: Session, request_id: RequestId, data: Data = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write the receipt to this file.")] = None,
+) -> None:  # fmt: skip
+    """Give the receipt of a request: what happened, with proofs. `audit verify FILE --key K` checks it without the system."""
+    service = session.stopped(data) if data is not None else None
+    if service is not None:
+        try:
+            receipt = _receipt(service, request_id)
+        finally:
+            service.stop()
+        content = receipt_json(receipt.document()) if session.output is Format.JSON else receipt.text().encode()
+    else:
+        accept = "application/json" if session.output is Format.JSON else "text/plain"
+        door = session.door(data)
+        response = door.send("GET", f"/v1/receipts/{quote(request_id, safe='')}", headers={"accept": accept})
+        door.answer(response)
+        content = response.content
+    if out is None:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(content)  # to the byte: its hash is signed
+        sys.stdout.buffer.flush()
+        return
+    write_private(out, content.decode())
+    session.show({"request_id": request_id, "written": True})
+
+
+def _receipt(service: Service, request_id: str) -> Receipt:
+    """The receipt from a stopped service's folder. Raises `Refused`."""
+    service.settle()  # what was accepted before it stopped is part of what happened
+    status = status_in(service, request_id)
+    if status is None:
+        raise Refused("there is no such request", "not-found", "request_id")
+    try:
+        return receipt_of(service, status)
+    except NotProvable:
+        raise Refused("no entry of the audit log names this request", "not-found", "request_id") from None
+    except (LogDamaged, ReceiptInvalid) as fault:
+        raise Refused(f"no receipt can be made: {fault}") from None

@@ -1,5 +1,6 @@
 """The audit log over HTTP: verified while it runs, its checkpoints, and proofs that check offline."""
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -9,8 +10,7 @@ from starlette.responses import PlainTextResponse, Response
 from connectors.http.bodies import answer
 from connectors.http.door import Door
 from connectors.http.problems import Problem
-from connectors.http.tokens import Token
-from engine.evidence import LogDamaged, NotProvable, proof_of, report_of
+from engine.evidence import LogDamaged, NotProvable, growth_of, proof_of, report_of
 
 REPORT, NOTES, PROOF = "GET /v1/audit/report", "GET /v1/audit/checkpoints", "GET /v1/audit/proof"
 KEY, SIGN = "GET /v1/audit/key", "POST /v1/audit/checkpoint"
@@ -44,10 +44,10 @@ async def get_key(door: Door, request: Request) -> Response:
     return answer({"vkey": door.service.signer.vkey})
 
 
-def _prove(door: Door, token: Token, origin: str, index: int) -> str:
-    fault = Problem("not-found", "index")
+def _prove(work: Callable[[], str], field: str) -> str:
+    fault = Problem("not-found", field)
     try:
-        return proof_of(door.service, origin, index, token.sees)
+        return work()
     except NotProvable:
         pass
     except LogDamaged:
@@ -56,11 +56,24 @@ def _prove(door: Door, token: Token, origin: str, index: int) -> str:
 
 
 async def get_proof(door: Door, request: Request) -> Response:
-    """A proof file (C2SP tlog-proof) for one entry: it checks offline, with the public key alone."""
+    """A file that checks offline, with the public key alone.
+
+    With `index` a proof that this entry is in the log (C2SP tlog-proof); with `old` one that the log of that size, of which
+    somebody kept a checkpoint, is the beginning of today's (C2SP tlog-witness).
+    """
     token = door.caller(request, PROOF)
-    origin, index = request.query_params.get("origin", ""), request.query_params.get("index", "")
+    origin = request.query_params.get("origin", "")
     if not origin:
         raise Problem("missing-field", "origin")
-    if not (index.isdecimal() and index.isascii() and len(index) <= INDEX_CHARS_MAX):
-        raise Problem("wrong-field", "index")
-    return PlainTextResponse(await door.run(lambda: _prove(door, token, origin, int(index))))
+    field = "old" if "old" in request.query_params else "index"
+    text = request.query_params.get(field, "")
+    if not (text.isdecimal() and text.isascii() and len(text) <= INDEX_CHARS_MAX):
+        raise Problem("wrong-field", field)
+    number = int(text)
+
+    def work() -> str:
+        if field == "old":
+            return growth_of(door.service, origin, number)
+        return proof_of(door.service, origin, number, token.sees)
+
+    return PlainTextResponse(await door.run(lambda: _prove(work, field)))

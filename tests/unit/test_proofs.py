@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.merkle import Frontier, inclusion_proof, leaf_hash
+from engine.merkle import Frontier, consistency_proof, inclusion_proof, leaf_hash
 from engine.notes import NOTE_CHARS_MAX, Checkpoint, Signer
-from engine.proofs import ProofInvalid, check_proof, read_proof, write_proof
+from engine.proofs import ProofInvalid, check_consistency, check_proof, read_proof, write_consistency, write_proof
 
 SIGNER = Signer("example.com/log", bytes(range(32)))
 ORIGIN = "example.com/log/subject/3"
@@ -151,3 +151,72 @@ def test_the_largest_leaf_and_note_fit() -> None:
     note = SIGNER.sign(Checkpoint(ORIGIN, 1, leaf_hash(leaf)).format())
     assert check_proof(write_proof(leaf, 0, [], note), None, SIGNER.vkey, ORIGIN).size == 1
     assert read_proof(write_proof(leaf, 2**63 - 1, [bytes(32)] * 63, "x" * NOTE_CHARS_MAX)).extra == leaf
+
+
+def note_of(size: int, origin: str = ORIGIN, signer: Signer = SIGNER) -> str:
+    return signer.sign(checkpoint_of(size, origin).format())
+
+
+def growth_of(old: int, size: int = 13) -> str:
+    return write_consistency(old, consistency_proof(HASHES[:size], old), note_of(size))
+
+
+def fault_of_growth(text: str | bytes, kept: str | bytes, vkey: str = SIGNER.vkey) -> str:
+    with pytest.raises(ProofInvalid) as fault:
+        check_consistency(text, kept, vkey)
+    return fault.value.code
+
+
+def test_the_consistency_file_is_the_request_to_a_witness() -> None:
+    lines = growth_of(6, 8).split("\n")
+    assert lines[0] == "old 6" and lines[4:7] == ["", ORIGIN, "8"]
+    assert lines[1:4] == [b64encode(digest).decode() for digest in consistency_proof(HASHES[:8], 6)]
+    assert growth_of(0).startswith("old 0\n\n" + ORIGIN) and growth_of(13).startswith("old 13\n\n" + ORIGIN)
+
+
+@pytest.mark.parametrize("old", range(14))
+def test_every_kept_checkpoint_is_a_prefix_by_file_and_key_alone(old: int) -> None:
+    expected = checkpoint_of(old), checkpoint_of(13)
+    assert check_consistency(growth_of(old), note_of(old), SIGNER.vkey) == expected
+    assert check_consistency(growth_of(old).encode(), note_of(old).encode(), SIGNER.vkey) == expected
+
+
+def test_any_bit_flipped_in_consistency_file_or_kept_checkpoint_is_found() -> None:
+    files = growth_of(6, 8).encode(), note_of(6).encode()
+    for which, raw in enumerate(files):
+        for bit in range(len(raw) * 8):
+            flipped = bytearray(raw)
+            flipped[bit // 8] ^= 1 << bit % 8
+            fault_of_growth(*(bytes(flipped) if which == place else file for place, file in enumerate(files)))
+
+
+def test_a_log_that_was_rewritten_or_rolled_back_and_signed_anew_is_found() -> None:
+    kept = note_of(6)
+    other = [leaf_hash(b"rewritten"), *HASHES[1:]]
+    tree = Frontier()
+    for digest in other:
+        tree.append_hash(digest)
+    rewritten = SIGNER.sign(Checkpoint(ORIGIN, 13, tree.root()).format())
+    for hashes in (consistency_proof(other, 6), consistency_proof(HASHES, 6)):
+        assert fault_of_growth(write_consistency(6, hashes, rewritten), kept) == "not_a_prefix"
+    assert fault_of_growth(write_consistency(6, [], note_of(5)), kept) == "not_a_prefix"
+    assert fault_of_growth(growth_of(5), kept) == "size_differs"
+    assert fault_of_growth(growth_of(6), note_of(6, "example.com/log/subject/4")) == "origin_differs"
+
+
+def test_hostile_consistency_files_are_refused() -> None:
+    kept, good = note_of(6), growth_of(6)
+    head, _, note = good.partition("\n\n")
+    line = b64encode(bytes(32)).decode()
+    for text in (
+        "", "old 6", note, head, "old 06\n\n" + note, "old -1\n\n" + note, "old 6\n \n\n" + note, "\n" + good,
+        "old 6\n" + "\n".join([line] * 64) + "\n\n" + note, "old 6\n" + line[:-4] + "\n\n" + note, "x" * 10_000_000, b"\xff",
+        "old 6 \n\n" + note,
+    ):  # fmt: skip
+        assert fault_of_growth(text, kept) == "proof_malformed"
+    assert fault_of_growth(good, b"\xff") == "proof_malformed"
+    stranger = Signer("example.com/log", bytes(32))
+    assert fault_of_growth(good, note_of(6, signer=stranger)) == "signature_missing"
+    assert fault_of_growth(good, kept, stranger.vkey) == "signature_missing"
+    with pytest.raises(ValueError, match="63 hashes"):
+        write_consistency(1, [b"short"], note)
