@@ -1,19 +1,19 @@
-"""`./run bench [embedded|kafka]`: prints a table of CPU per event and its ratio to a floor of the same run.
+"""`./run bench [embedded|kafka|keys]`: prints a table of CPU per event and its ratio to a floor of the same run.
 
-`kafka` runs against `$KAFKA_BOOTSTRAP`, or on a broker of its own.
+`kafka` runs against `$KAFKA_BOOTSTRAP`, or on a broker of its own. `keys` is what a rotation of keys costs.
 """
 
 import argparse
 import sys
 
-DEFAULT_EVENTS = {"embedded": 20_000, "kafka": 200_000, "restore": 1_000_000}
+DEFAULT_EVENTS = {"embedded": 20_000, "kafka": 200_000, "restore": 1_000_000, "keys": 100_000}
 
 
 def main() -> None:
     """Run the named benchmark."""
     parser = argparse.ArgumentParser(prog="./run bench", description=__doc__)
-    parser.add_argument("what", nargs="?", default="embedded", choices=["embedded", "kafka"])
-    parser.add_argument("--events", type=int, help="events of floor and job, or records to restore")
+    parser.add_argument("what", nargs="?", default="embedded", choices=["embedded", "kafka", "keys"])
+    parser.add_argument("--events", type=int, help="events of floor and job, records to restore, or keys")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--consents", type=int, default=60_000, help="kafka: events of the real consent path")
     parser.add_argument("--restore", action="store_true", help="kafka: measure restoring instead")
@@ -27,6 +27,11 @@ def main() -> None:
         from benchmarks import embedded  # noqa: PLC0415
 
         embedded.run(events, args.rounds)
+        return
+    if args.what == "keys":
+        from benchmarks import keys  # noqa: PLC0415
+
+        keys.run(events, args.rounds)
         return
     from benchmarks import kafka  # noqa: PLC0415
 

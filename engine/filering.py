@@ -17,7 +17,7 @@ import sqlite3
 import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from time import monotonic
 from typing import Any, TypeVar
@@ -42,7 +42,8 @@ CACHED_MAX = 65_536  # keys of one sort in memory: the shards of 16 controllers,
 CONTROLLERS_MAX = 4_096  # a ring of 1.5 GB; more is somebody inventing controllers
 LEDGER_READ_MAX = 1_000
 
-_FORMAT = 1
+_FORMAT = 2
+_NOTES = "CREATE TABLE notes (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID"  # what format 1 has not
 _TABLES = (
     "CREATE TABLE secrets (id INTEGER PRIMARY KEY, key BLOB NOT NULL)",
     "CREATE TABLE named (kind TEXT, name TEXT, secret INTEGER NOT NULL, PRIMARY KEY (kind, name)) WITHOUT ROWID",
@@ -55,6 +56,7 @@ _TABLES = (
     "CREATE TRIGGER ledger_kept BEFORE DELETE ON ledger BEGIN SELECT RAISE(ABORT, 'append-only'); END",
     "CREATE TRIGGER ledger_fixed BEFORE UPDATE ON ledger BEGIN SELECT RAISE(ABORT, 'append-only'); END",
     "CREATE TABLE facts (deployment TEXT NOT NULL)",
+    _NOTES,
 )
 _MINTING = "SELECT epoch, key FROM keks JOIN secrets ON id = secret WHERE controller = ? AND shard = ? AND state = 'minting'"
 _RETIRE = "UPDATE keks SET state = 'living' WHERE controller = ? AND shard = ? AND epoch = ?"
@@ -63,6 +65,7 @@ _KEK_AT = (
 )
 _KEK_STATE = "SELECT state, secret FROM keks WHERE controller = ? AND shard = ? AND epoch = ?"
 _KEK_GONE = "UPDATE keks SET state = 'destroyed' WHERE controller = ? AND shard = ? AND epoch = ?"
+_EPOCHS = "SELECT shard, epoch, state = 'minting' FROM keks WHERE controller = ? AND state <> 'destroyed' ORDER BY shard, epoch"
 _RAW_OPEN = "SELECT r.id, opened_ms, key FROM raw_keys r JOIN secrets s ON s.id = secret WHERE class = ? AND closed_ms IS NULL"
 _RAW_AT = "SELECT key FROM raw_keys r JOIN secrets s ON s.id = secret WHERE r.id = ?"
 _NAMED = "SELECT key FROM named JOIN secrets ON id = secret WHERE kind = ? AND name = ?"
@@ -116,6 +119,9 @@ class FileRing:
                 self._rows("INSERT INTO facts VALUES (?)", self._random(16).hex())
                 self._rows("INSERT INTO named VALUES ('signing', '', ?)", self._draw(1))
                 self._rows(f"PRAGMA user_version={_FORMAT}")
+            elif found == 1:
+                self._rows(_NOTES)
+                self._rows(f"PRAGMA user_version={_FORMAT}")
             elif found != _FORMAT:
                 raise RingDamaged("not a key ring of this version")
             self._deployment = str(self._rows("SELECT deployment FROM facts")[0][0])
@@ -165,6 +171,18 @@ class FileRing:
         """Give the key of an epoch, None when it was destroyed or never was."""
         return self._key((controller, shard, epoch), _KEK_AT, controller, shard, epoch)
 
+    def together(self) -> AbstractContextManager[object]:
+        """Make the changes of a `with` block durable in one transaction, all or none."""
+        return self._change()
+
+    def controllers(self) -> list[str]:
+        """List the controllers that have key-encryption keys, in order."""
+        return [name for (name,) in self._rows("SELECT DISTINCT controller FROM keks ORDER BY controller")]
+
+    def epochs(self, controller: str) -> list[tuple[int, int, bool]]:
+        """List the controller's living epochs as (shard, epoch, whether it is minted under), in order."""
+        return [(shard, epoch, bool(minting)) for shard, epoch, minting in self._rows(_EPOCHS, controller)]
+
     def rotate_kek(self, controller: str, shard: int, after: int) -> int:
         """Mint under a new epoch if the shard still mints under `after`; give the epoch it mints under."""
         with self._change():
@@ -188,6 +206,19 @@ class FileRing:
                 self._zero(secret)
                 self._rows(_KEK_GONE, *place)
             self._keys.pop(place, None)
+
+    def notes(self, prefix: str) -> dict[str, bytes]:
+        """Give all notes whose names begin with `prefix`, read from the file itself."""
+        return dict(self._rows("SELECT name, value FROM notes WHERE substr(name, 1, ?) = ?", len(prefix), prefix))
+
+    def put_note(self, name: str, value: bytes, expected: bytes | None) -> bool:
+        """Write a note durably if it is still `expected` (None: there is none); returns whether it was."""
+        with self._change():
+            rows = self._rows("SELECT value FROM notes WHERE name = ?", name)
+            if (rows[0][0] if rows else None) != expected:
+                return False
+            self._rows("INSERT OR REPLACE INTO notes VALUES (?, ?)", name, value)
+            return True
 
     def raw_key(self, class_: RawClass, now_ms: int) -> tuple[int, bytes]:
         """Give (number, key) to seal with now; a new one when the last has been open for its span."""

@@ -382,6 +382,40 @@ def test_the_ledger_is_only_ever_appended_to(ring: FileRing, path: Path) -> None
     assert ring.ledger_mark() == 3
 
 
+def test_notes_are_written_only_over_what_was_expected(ring: FileRing, path: Path) -> None:
+    other = FileRing(path, create=False)
+    assert ring.put_note("rotation/a%2Fb", b"1", None) and not other.put_note("rotation/a%2Fb", b"2", None)
+    assert other.put_note("rotation/a%2Fb", b"2", b"1") and not ring.put_note("rotation/a%2Fb", b"3", b"1")
+    assert ring.put_note("rotation/a", b"4", None)
+    assert ring.notes("rotation/a%2F") == {"rotation/a%2Fb": b"2"} and len(ring.notes("rotation/")) == 2
+    other.close()
+
+
+def test_a_ring_of_the_first_version_is_brought_up_to_date_and_loses_nothing(ring: FileRing, path: Path) -> None:
+    kek = ring.kek("acme", 3)
+    ring._rows("DROP TABLE notes")
+    ring._rows("PRAGMA user_version=1")
+    ring.close()
+    again = FileRing(path, create=False)
+    assert again.kek("acme", 3) == kek and again.notes("") == {} and again.put_note("a", b"1", None)
+    again.close()
+
+
+def test_changes_that_are_made_together_are_all_there_or_none(ring: FileRing, path: Path) -> None:
+    ring.kek("acme", 0)
+    with pytest.raises(KeyInUse), ring.together():
+        for shard in range(3):
+            ring.rotate_kek("acme", shard, after=1)
+        ring.destroy_kek("acme", 0, 1)
+        ring.destroy_kek("acme", 0, 2)
+    assert ring.epochs("acme") == [(shard, 1, True) for shard in range(4096)]
+    assert ring.kek("acme", 0)[0] == 1 and ring.kek_at("acme", 0, 1) is not None
+    with ring.together():
+        ring.rotate_kek("acme", 1, after=1)
+    assert ring.epochs("acme")[:3] == [(0, 1, True), (1, 1, False), (1, 2, True)]
+    assert ring.controllers() == ["acme"]
+
+
 def test_errors_name_nobody(ring: FileRing) -> None:
     with pytest.raises(KeyInUse) as caught:
         ring.destroy_kek("acme", 1, ring.kek("acme", 1)[0])
