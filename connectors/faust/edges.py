@@ -21,7 +21,7 @@ import msgspec
 
 from schemas.base import Record
 from schemas.codec import Malformed, SchemaUnknown, decode_as
-from schemas.topics import BreachAlert, ErasureNotice
+from schemas.topics import BreachAlert, ErasureNotice, MediaOrder
 
 log = logging.getLogger("consentinel.edges")
 
@@ -89,6 +89,8 @@ class Kind(msgspec.Struct, frozen=True):
 KINDS: Final = (
     Kind("breach.alerts", BreachAlert, "breach.alert"), Kind("erasure.notices", ErasureNotice, "erasure.notice"),
 )  # fmt: skip
+# Only where there is somebody to delete recordings: what is handed to nobody must stay.
+MEDIA: Final = Kind("media.orders", MediaOrder, "media.order")
 
 
 class LogSink:

@@ -20,7 +20,7 @@ import msgspec
 from faust.app.base import BootStrategy
 from faust.types.auth import CredentialsT
 
-from connectors.faust.edges import KINDS, Edge, Sink
+from connectors.faust.edges import KINDS, MEDIA, Edge, Sink
 from connectors.faust.metrics import Engine, Feed, Metrics
 from connectors.faust.pages import SocketWeb, add_pages, url_of
 from connectors.faust.transport import CommittedTransport
@@ -122,15 +122,16 @@ class _Worker(faust.Worker):
 
 def host(
     place: Place, engine: Engine, feed: Feed | None, sink: Sink, source: str, ready: Callable[[str], None],
-    told: Callable[[], bool] = lambda: False,
+    told: Callable[[], bool] = lambda: False, media: Sink | None = None,
 ) -> None:  # fmt: skip
     """Run until SIGTERM or SIGINT; calls `ready` with the URL once the engine is. Raises `HostedFailed`.
 
-    `told`: whether a signal came before. Stops engine, feed and sink in any case.
+    `told`: whether a signal came before. `media` takes the orders to delete recordings; without it they stay on their
+    topic. Stops engine, feed and sink in any case.
     """
     running = asyncio.new_event_loop()
     asyncio.set_event_loop(running)
-    edges = [Edge(kind, sink, source) for kind in KINDS]
+    edges = [Edge(kind, sink, source) for kind in KINDS] + ([Edge(MEDIA, media, source)] if media is not None else [])
     app = _app(place, running)
     app.begin(place, engine, feed, sink, ready)
     add_pages(app, engine, Metrics(engine, feed, edges), app.healthy)
