@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from engine.layout import state_prefix
+from engine.ledger import Ledger
 from engine.outside import Registered
 from engine.runtime import LogRecord
 from engine.secrets import Secrets
@@ -36,6 +37,7 @@ class Shared:
         self.enveloped = frozenset(name for name, topic in topology.topics.items() if topic.envelope)
         self.internal = self.enveloped & {topic for task in topology.tasks for topic in topology.writes_of(task)}
         self.deployment = secrets.ring.deployment()
+        self.ledger = Ledger(secrets)
         self.settings: dict[str, ControllerState] = {}
         self.counts: dict[tuple[str, ...], int] = {}
 

@@ -13,6 +13,7 @@ from engine.layout import data_key, parts_of, state_key, state_prefix
 from engine.merkle import Frontier
 from engine.notes import Signer
 from engine.overlay import decode_state
+from engine.rotation import KeyStatus
 from engine.runtime import LogRecord, RuntimeFault, partition_of
 from engine.sealing import Erased, Opened, TokenForeign
 from engine.secrets import Secrets
@@ -272,6 +273,16 @@ class Deployment(Protocol):
 
     def checkpoint(self) -> list[str]:
         """Sign a checkpoint of every audit tree that grew; returns all latest notes."""
+        ...
+
+    # Keys
+
+    def keys(self, controller: str | None = None) -> list[KeyStatus]:
+        """Key-encryption keys and their newest rotation, of one controller or of all that have some."""
+        ...
+
+    def rotate_keys(self, controller: str, actor: str) -> None:
+        """Begin a rotation, or see that the one under way goes on; returns at once. Raises `NothingToRotate`."""
         ...
 
     # Life

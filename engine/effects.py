@@ -7,12 +7,14 @@ from typing import Any, Final
 import msgspec
 
 from engine.context import Moment, Shared, TaskPlan
-from engine.layout import FRONTIER, alarm_key, data_key, due_key, key_bytes, key_in
+from engine.layout import FRONTIER, LEDGER, alarm_key, data_key, due_key, key_bytes, key_in
+from engine.ledger import LedgerOrder
 from engine.merkle import Frontier
 from engine.overlay import Overlay
 from engine.runtime import Output
 from engine.secrets import DataKey
-from processors.kernel import Audit, Delete, Effect, Emit, Forward, Mint, Nonce, Processor, Put, Shred, Wake
+from processors.kernel import Audit, Delete, Effect, Emit, Forward, Ledger, Mint, Nonce, Processor, Put, Shred, Wake
+from schemas.base import Record
 from schemas.codec import decode_as, encode, fingerprint
 from schemas.routed import ROUTED, Envelope
 from schemas.topics import AuditEntry, QuarantineEntry, WrappedKey
@@ -26,6 +28,14 @@ QUARANTINE: Final = "quarantine"
 ALARM: Final = "alarm"  # type of the envelope in which an alarm reaches its processor
 
 
+def _envelope(effect: Emit, value: Record, at: Moment) -> Envelope:
+    like, name = effect.like or at.envelope, type(value).SCHEMA
+    return Envelope(
+        id=like.id, source=like.source, type=name if name in ROUTED_BY_NAME else like.type, controller=like.controller,
+        time_ms=like.time_ms, receipt_ms=like.receipt_ms, actor=like.actor, refs=effect.refs, data=encode(value),
+    )  # fmt: skip
+
+
 class Effects:
     """What a turn changes in one partition. `apply` in order; `mark` and `undo` take one processor's effects back."""
 
@@ -35,7 +45,8 @@ class Effects:
         self.alarms_due_ms: int | None = 0  # the next due time, as far as is known; 0: look
         self._shared, self._plan, self._overlay = shared, plan, overlay
         self._entries: list[bytes] = []
-        self._began = (0, 0)  # how many outputs and entries there were when the processor at work began
+        self._orders: list[LedgerOrder] = []  # for the erasure ledger
+        self._began = (0, 0, 0)  # how many outputs, entries and orders there were when the processor at work began
         self._frontier: Frontier | None = None
         self._sealers: dict[tuple[str, str], DataKey] = {}
         self._raw_seals: dict[str, Callable[[bytes], bytes]] = {}  # by topic, for this turn
@@ -43,8 +54,8 @@ class Effects:
         # Subject of an owner's entries. It goes with the nonce, and with every turn or fold that is taken back.
         self._subjects: dict[str, str] = {}
         self.handlers: dict[type, Callable[[Any, Moment, Processor], None]] = {
-            Put: self._put, Delete: self._delete, Emit: self._emit, Forward: self._forward, Wake: self._wake,
-            Mint: self._mint, Shred: self._shred, Audit: self.audit,
+            Put: self._put, Delete: self._delete, Emit: self._emit, Ledger: self._ledger, Forward: self._forward,
+            Wake: self._wake, Mint: self._mint, Shred: self._shred, Audit: self.audit,
         }  # fmt: skip
 
     def apply(self, effect: Effect, at: Moment, processor: Processor) -> None:
@@ -54,15 +65,15 @@ class Effects:
     def mark(self) -> None:
         """Begin one processor's effects."""
         self._overlay.mark()
-        self._began = (len(self.outputs), len(self._entries))
+        self._began = (len(self.outputs), len(self._entries), len(self._orders))
 
     def undo(self) -> None:
         """Take back everything since `mark`."""
         self._overlay.undo()
         self._sealers.clear()
         self._subjects.clear()
-        outputs, entries = self._began
-        del self.outputs[outputs:], self._entries[entries:]
+        outputs, entries, orders = self._began
+        del self.outputs[outputs:], self._entries[entries:], self._orders[orders:]
 
     def named(self, owner: str) -> bool:
         """Whether the subject of the owner's entries is at hand, and its nonce need not be read."""
@@ -76,14 +87,24 @@ class Effects:
             self._overlay.set(FRONTIER, frontier.to_bytes())
             self._entries = []
 
+    def enter_orders(self) -> None:
+        """Write the turn's orders to the ring's copy of the ledger, before they are committed: none of them can be lost.
+
+        A turn that is lost after this leaves them there; they are the orders that will be given again.
+        """
+        if self._orders:
+            mark = self._shared.ledger.append(self.origin, self._orders)
+            self._overlay.set(LEDGER, mark.to_bytes(8, "big"))
+            self._orders = []
+
     def committed(self) -> None:
         """The turn is durable."""
-        self.outputs, self._entries = [], []
+        self.outputs, self._entries, self._orders = [], [], []
         self._raw_seals.clear()
 
     def forget(self) -> None:
         """The turn is lost: everything is read again from the store, and no key of it stays."""
-        self.outputs, self._entries = [], []
+        self.outputs, self._entries, self._orders = [], [], []
         self.alarms_due_ms = 0
         self._frontier = None
         self._sealers.clear()
@@ -153,15 +174,20 @@ class Effects:
             header = f"{self.origin}#{self._tree().size + len(self._entries) - 1}".encode()
             self.outputs.append(Output(topic, key, None, (("audit", header),)))
         elif topic in self._shared.enveloped:
-            like = effect.like or at.envelope
-            name = type(value).SCHEMA
-            envelope = Envelope(
-                id=like.id, source=like.source, type=name if name in ROUTED_BY_NAME else like.type, controller=like.controller,
-                time_ms=like.time_ms, receipt_ms=like.receipt_ms, actor=like.actor, refs=effect.refs, data=encode(value),
-            )  # fmt: skip
-            self._send(topic, key, envelope, at.now_ms)
+            self._send(topic, key, _envelope(effect, value, at), at.now_ms)
         else:
+            for name in value.SEALED_RAW:
+                if (plain := getattr(value, name)) is not None:
+                    token = self._shared.secrets.seal_raw(topic, plain, at.now_ms)
+                    value = msgspec.structs.replace(value, **{name: token})
             self.outputs.append(Output(topic, key, encode(value)))
+
+    def _ledger(self, effect: Ledger, at: Moment, processor: Processor) -> None:
+        for order in effect.orders:
+            assert order.value is not None, "an order says something"
+            envelope = _envelope(order, order.value, at)
+            self._orders.append(LedgerOrder(order.topic, key_bytes(order.key), encode(envelope), envelope.controller))
+            self._send(order.topic, key_bytes(order.key), envelope, at.now_ms)
 
     def _forward(self, effect: Forward, at: Moment, processor: Processor) -> None:
         self.forward(effect, effect.like or at.envelope, at.now_ms)
@@ -210,7 +236,7 @@ class Effects:
         if self._overlay.get_bytes(place) is None:
             return
         self._overlay.set(place, None)
-        self.audit(Audit("key.shredded", at.controller, named=self._plan.keys_topic is not None), at, processor)
+        self.audit(Audit("key.shredded", at.controller, effect.facts, named=self._plan.keys_topic is not None), at, processor)
         if self._plan.keys_topic is not None:
             self._emit(Emit(self._plan.keys_topic, (owner, effect.scope), None), at, processor)
 

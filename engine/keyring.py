@@ -1,11 +1,13 @@
 """What the engine asks of a key ring: the few keys that all others hang on, each of which can be destroyed alone.
 
 A ring holds a pepper per controller, key-encryption keys per (controller, shard, epoch), raw-hour and quarantine-day
-keys, the signing seed, the deployment's id, and the erasure ledger's mark and copy. Never a data key.
+keys, the signing seed, the deployment's id, and the erasure ledger's mark and copy. Never a data key. It also keeps notes,
+the few facts by which all processes of a deployment agree on a rotation of its keys (`engine/rotation.py`).
 The file ring is `engine/filering.py`; further back-ends come behind the same protocol.
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from typing import Literal, Protocol
 
 RawClass = Literal["raw", "quarantine"]
@@ -45,7 +47,7 @@ class KeyInUse(RingFault):
 
 
 class Keys(Protocol):
-    """What sealing and opening ask for. Keys are 32 octets, times epoch milliseconds. Thread-safe."""
+    """What the task loop asks for: keys, and the erasure ledger. Keys are 32 octets, times epoch milliseconds. Thread-safe."""
 
     def pepper(self, controller: str) -> bytes:
         """Give the controller's pepper, drawn at first use."""
@@ -65,18 +67,52 @@ class Keys(Protocol):
     def deployment(self) -> str:
         """Give this deployment's id: 128 random bits in hexadecimal, as old as the ring."""
 
+    def ledger_append(self, entry: bytes) -> int:
+        """Keep a sealed entry of the erasure ledger for ever; give its mark."""
+
+    def ledger_mark(self) -> int:
+        """Give the mark of the last entry, 0 when there is none. It never falls."""
+
+    def ledger_since(self, mark: int) -> list[tuple[int, bytes]]:
+        """List at most 1,000 (mark, entry) after `mark`, in order."""
+
 
 class KeyRing(Keys, Protocol):
-    """Who keeps the keys and ends them, the signing seed and the erasure ledger's copy: a file, or a service."""
+    """Who keeps the keys and ends them, and the signing seed: a file, or a service."""
 
     def refresh(self) -> None:
         """See what other processes changed. Happens by itself once a second."""
+
+    def together(self) -> AbstractContextManager[object]:
+        """Make the changes of a `with` block durable at once and all or none, where the ring can; else one by one, in order.
+
+        It is there for speed: whoever uses it must be right when a crash leaves only the first few of them.
+        """
+
+    def controllers(self) -> list[str]:
+        """List the controllers that have key-encryption keys, living or destroyed, in order."""
+
+    def epochs(self, controller: str) -> list[tuple[int, int, bool]]:
+        """List the controller's living epochs as (shard, epoch, whether it is minted under), in order; as the ring is now.
+
+        A shard has at most one epoch that is minted under, its highest.
+        """
 
     def rotate_kek(self, controller: str, shard: int, after: int) -> int:
         """Mint under a new epoch if the shard still mints under `after`; give the epoch it mints under."""
 
     def destroy_kek(self, controller: str, shard: int, epoch: int) -> None:
         """Destroy an epoch that nothing is minted under any more, else `KeyInUse`."""
+
+    def notes(self, prefix: str) -> dict[str, bytes]:
+        """Give all notes whose names begin with `prefix`, as the ring is now: what another process wrote before is seen."""
+
+    def put_note(self, name: str, value: bytes, expected: bytes | None) -> bool:
+        """Write a note durably if it is still `expected` (None: there is none); returns whether it was. Atomic.
+
+        Names are made of letters, digits, `.`, `_`, `-`, `~`, `%` and `/`, at most 1,000 characters; values have at most
+        4,096 octets. Neither holds a key or anything personal.
+        """
 
     def raw_keys(self) -> list[tuple[int, RawClass, int, int | None]]:
         """List the living ones as (number, class, opened_ms, closed_ms), oldest first."""
@@ -92,12 +128,3 @@ class KeyRing(Keys, Protocol):
 
     def signing_seed(self) -> bytes:
         """Give the Ed25519 seed that checkpoints and receipts are signed with."""
-
-    def ledger_append(self, entry: bytes) -> int:
-        """Keep a sealed entry of the erasure ledger for ever; give its mark."""
-
-    def ledger_mark(self) -> int:
-        """Give the mark of the last entry, 0 when there is none. It never falls."""
-
-    def ledger_since(self, mark: int) -> list[tuple[int, bytes]]:
-        """List at most 1,000 (mark, entry) after `mark`, in order."""

@@ -5,6 +5,8 @@
     a owner NUL processor NUL name          an alarm's due time and controller (msgpack)
     t due(8) owner NUL processor NUL name   the same alarm in order of time (empty)
     m                                       the frontier of the partition's audit tree
+    l                                       the mark of the partition's last entry in the erasure ledger
+    r controller NUL what                   how far a rotation of key-encryption keys is here (`engine/rewrapping.py`)
 
 Owners, kinds and parts never hold a NUL: names with control characters are refused at the door.
 """
@@ -13,7 +15,7 @@ from typing import NamedTuple
 
 import msgspec
 
-STATE, KEY, ALARM, DUE, FRONTIER = b"s", b"k", b"a", b"t", b"m"
+STATE, KEY, ALARM, DUE, FRONTIER, LEDGER = b"s", b"k", b"a", b"t", b"m", b"l"
 NUL = b"\0"
 SEPARATOR = "\0"
 

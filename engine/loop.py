@@ -15,12 +15,13 @@ and the task whose input cannot be read is not polled for a moment, so that the 
 
 import logging
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
+from typing import Protocol
 
 from engine.clock import Clock
 from engine.context import Shared, TaskPlan, take_settings
-from engine.layout import DUE, DueAlarm, due_alarm
+from engine.layout import DUE, LEDGER, DueAlarm, due_alarm
 from engine.outside import RegistryAway
 from engine.partition import Partition
 from engine.runtime import Batch, Commit, CommitLost, Runtime
@@ -48,6 +49,18 @@ def plans(topology: Topology, processors: Mapping[str, Processor]) -> list[TaskP
     return found
 
 
+class Upkeep(Protocol):
+    """What is done in the loop's thread between turns, when nothing is uncommitted: `engine/rotating.py`."""
+
+    def adopted(self) -> None:
+        """Partitions have come or gone; before the first turn on them."""
+        ...
+
+    def work(self, owned: Callable[[], list[Partition]], commit: Callable[[Sequence[Partition], int], None], now_ms: int) -> int:
+        """Do a bounded part of it; returns how much that was. Raises `CommitLost`."""
+        ...
+
+
 class TaskLoop:
     """Runs all tasks of a topology on a runtime. One thread calls `turn`; the fields it leaves are read by others."""
 
@@ -56,18 +69,23 @@ class TaskLoop:
     ) -> None:
         self.runtime, self.shared, self.clock, self.records_max = runtime, shared, clock, records_max
         self.tasks = tasks
+        self.upkeep: Upkeep | None = None
         self.beat_ms = 0  # everything received up to here has been folded by every task
         self.seen_ms = 0  # the latest time any turn began at: no beat of a turn under way can be later
         self.turns = 0
         self._partitions: dict[tuple[str, int], Partition] = {}
         self._controllers_read = 0
         self._paused_ms: dict[str, int] = {}  # until when a task is not polled
+        self._ledgered: set[tuple[str, int]] = set()  # partitions that are known not to be behind the ledger
+        self.obeyed = False  # every order that a restored partition had forgotten is carried out; see `engine.ledger`
         self._drained: deque[int] = deque(maxlen=PIPELINE_TURNS)
 
     def turn(self) -> int:
         """One turn; returns how many records and alarms it handled. 0: there was nothing to do. A paused task counts as one."""
         try:
-            return self._records() + self._alarms() or len(self._paused_ms)
+            done = self._records() + self._alarms() + self._keep_up()
+            self.obeyed = self.obeyed or not done
+            return done or len(self._paused_ms)
         except CommitLost as lost:
             log.warning("turn lost (%s): reading again from the committed positions", type(lost).__name__)
             self.shared.count("commits_lost")
@@ -100,9 +118,14 @@ class TaskLoop:
         }  # fmt: skip
 
     def _records(self) -> int:
-        for moved in self.runtime.tend():  # step 1
-            self._partitions.pop(moved, None)
+        moved = self.runtime.tend()  # step 1
+        for at in moved:
+            self._partitions.pop(at, None)
+            self._ledgered.discard(at)
+        if moved and self.upkeep is not None:
+            self.upkeep.adopted()
         now_ms = self.clock()
+        self._obey(now_ms)
         self.seen_ms = max(self.seen_ms, now_ms)
         self._read_settings()
         batches: list[Batch] = []  # step 2
@@ -134,6 +157,25 @@ class TaskLoop:
             self.shared.count("turn_us", by=round((perf_counter() - started) * 1e6))
         self._advance_beat(now_ms, drained, count)
         return count
+
+    def _obey(self, now_ms: int) -> None:
+        """Give the orders again that a partition's state does not know of: it comes from a backup, or its turn was lost."""
+        fresh = [(t.name, n) for t in self.tasks for n in self.runtime.owned(t.name) if (t.name, n) not in self._ledgered]
+        given = 0
+        for task, n in fresh:
+            data = self.runtime.get(task, n, LEDGER)
+            known = 0 if data is None else int.from_bytes(data, "big")
+            mark, orders = self.shared.ledger.since(self._partition(task, n).effects.origin, known, now_ms)
+            if orders:
+                log.warning("%s/%d is behind the erasure ledger: giving %d orders again", task, n, len(orders))
+                self.runtime.commit(Commit(orders, {(task, n): {LEDGER: mark.to_bytes(8, "big")}}, {}, now_ms))
+                given += len(orders)
+            self._ledgered.add((task, n))
+        if given:
+            self.shared.count("ledger_orders", by=given)
+            self.obeyed = False
+        elif fresh:
+            self.obeyed = True
 
     def _is_paused(self, task: str, now_ms: int) -> bool:
         until_ms = self._paused_ms.get(task, now_ms)
@@ -182,6 +224,14 @@ class TaskLoop:
         self._commit(touched, {}, now_ms)
         self.shared.count("alarms", by=count)
         return count
+
+    def _keep_up(self) -> int:
+        """A part of what is done between turns, in commits of its own."""
+
+        def commit(touched: Sequence[Partition], now_ms: int) -> None:
+            self._commit({(p.plan.name, p.partition): p for p in touched}, {}, now_ms)
+
+        return 0 if self.upkeep is None else self.upkeep.work(self._owned, commit, self.clock())
 
     def _commit(self, touched: dict[tuple[str, int], Partition], positions: dict[tuple[str, str, int], int], now_ms: int) -> None:
         if not touched:

@@ -157,6 +157,7 @@ class Partition:
     def writes(self) -> dict[bytes, bytes | None]:
         """All writes of the turn, with the frontier of the audit tree over the turn's entries."""
         self.effects.seal_tree()
+        self.effects.enter_orders()
         return self.overlay.writes()
 
     def committed(self) -> None:

@@ -62,6 +62,10 @@ class Secrets:
             known = self._actors[controller, name] = actor_hash(self.ring.pepper(controller), name)
         return known
 
+    def nonce12(self) -> bytes:
+        """A nonce to seal with."""
+        return self._nonce()
+
     def nonce16(self) -> bytes:
         """A dossier's audit nonce."""
         return self._random(16)
@@ -119,6 +123,7 @@ class Secrets:
         """The data key again; None when its key-encryption key was destroyed."""
         kek = self.ring.kek_at(wrapped.controller, wrapped.shard, wrapped.epoch)
         if kek is None:
+            self._keks.pop((wrapped.controller, wrapped.shard, wrapped.epoch), None)
             return None
         place = place_of(wrapped.controller, owner, scope)
         sealer = self._kek(wrapped.controller, wrapped.shard, wrapped.epoch, kek)

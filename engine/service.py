@@ -25,6 +25,8 @@ from engine.loop import TaskLoop, plans
 from engine.merkle import Frontier
 from engine.notes import Signer
 from engine.rawkeys import RawKeys
+from engine.rotating import KeyRotation
+from engine.rotation import KeyStatus, Rotations, keepers
 from engine.runtime import CommitLost, LogRecord, Output
 from engine.secrets import Secrets
 from engine.topology import Topology, default_topology
@@ -77,6 +79,8 @@ class Service(Reads):
         self._raw_keys = RawKeys(ring, self.secrets, topology, runtime.read)
         self.shared = Shared(self.secrets, topology)
         self.loop = TaskLoop(runtime, plans(topology, processors()), self.shared, clock)
+        self.rotations = Rotations(ring, keepers(topology))
+        self.loop.upkeep = self._rotation = KeyRotation(self.rotations, runtime, self.shared)
         self.signer = Signer(f"consentinel/{ring.deployment()}", ring.signing_seed())
         self.failed: str | None = None
         self._stopping = threading.Event()
@@ -247,6 +251,17 @@ class Service(Reads):
     def read(self, topic: str, partition: int, offset: int, records_max: int) -> list[LogRecord]:
         """Committed records of `topic` from `offset` on."""
         return self.runtime.read(topic, partition, offset, records_max)
+
+    # Keys ---------------------------------------------------------------------------------------------------------------------
+
+    def keys(self, controller: str | None = None) -> list[KeyStatus]:
+        """Key-encryption keys and their newest rotation, of one controller or of all that have some."""
+        return self.rotations.status(controller)
+
+    def rotate_keys(self, controller: str, actor: str) -> None:
+        """Begin a rotation, or see that the one under way goes on; the loop does the work. Raises `NothingToRotate`."""
+        self.rotations.begin(controller, self.clock(), lambda: self.secrets.actor(controller, actor))
+        self._rotation.wake()
 
     # What doors ask of the loop -----------------------------------------------------------------------------------------------
 

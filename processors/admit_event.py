@@ -7,6 +7,7 @@ from typing import Any, ClassVar, assert_never
 import msgspec
 
 from processors.kernel import Audit, Context, Effect, Emit, Forward, Quiet, Receipt, Refuse, State, View
+from processors.order_media import media_case
 from processors.permissions import grants_everything
 from processors.terms import FUTURE_MS_MAX
 from schemas.base import EventData, Record
@@ -36,10 +37,10 @@ from schemas.events import (
     SuppressionChanged,
 )  # fmt: skip
 from schemas.identifiers import NotAnIdentifier, normalise
-from schemas.routed import Envelope
+from schemas.routed import Envelope, LinkTold
 from schemas.topics import ControllerState
 
-NOT_YET = (IdentityLink, RetentionPolicySet, LawActivated)
+NOT_YET = (RetentionPolicySet, LawActivated)
 RIGHTS = ("erasure",)
 # Digits as people and machines write them, in groups; a telephone number with its country code is none of our business.
 DIGITS = re.compile(r"(?<![\d+])\d+(?:[ .-]\d+)*")
@@ -108,6 +109,10 @@ def unfit(event: EventData, type_: str, refs: tuple[str, ...]) -> Refuse | None:
         return Refuse("wildcard-grant", "purposes")
     if isinstance(event, ConsentChanged | SuppressionChanged | RequestOpened) and not any(refs):
         return Refuse("never-a-subject", "identifiers")
+    if isinstance(event, IdentityLink) and not all(refs):
+        return Refuse("never-a-subject", "a" if not refs[0] else "b")
+    if isinstance(event, IdentityLink) and refs[0] == refs[1]:
+        return Refuse("same-identifier", "b")
     return None
 
 
@@ -199,7 +204,13 @@ class AdmitEvent(Quiet):
             case RequestOpened() | RequestStep():
                 yield self._on(event, ("request", event.request_id), refs)
             case ErasureAcknowledged():
-                yield Forward("case.events", ("request", event.order_id.rpartition(".")[0] or event.order_id), ())
+                media = media_case(event.order_id)
+                case = ("media", media) if media else ("request", event.order_id.rpartition(".")[0] or event.order_id)
+                yield Forward("case.events", case, ())
+            case IdentityLink():
+                on, (a, b) = at.envelope.type == "identity.linked", refs
+                for end, peer in ((a, b), (b, a)):
+                    yield Emit("subject.events", (end,), LinkTold(peer=peer, on=on, link_source=event.source))
             case HoldPlaced() | HoldReleased():
                 yield Forward("case.events", ("hold", at.controller, event.hold_id), refs)
             case BreachEvent():
@@ -210,7 +221,7 @@ class AdmitEvent(Quiet):
                 # Who it was stands in the entry itself, taken from the caller's token.
                 facts = {"action": event.action, "count": str(event.count)}
                 yield Audit("data.accessed", at.controller, facts, named=False)
-            case IdentityLink() | RetentionPolicySet() | LawActivated():
+            case RetentionPolicySet() | LawActivated():
                 raise AssertionError("refused above")
             case _:
                 assert_never(event)

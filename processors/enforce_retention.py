@@ -5,7 +5,7 @@ from typing import Any, ClassVar, assert_never
 
 from processors.erase_subject import is_ordered
 from processors.fence import refuses
-from processors.item import EXPIRE, SWEEP, HeldBy, Item, Pointer, destroy_item, due_ms, forget_nonce, is_held, sweep
+from processors.item import EXPIRE, SWEEP, Asked, HeldBy, Item, Pointer, destroy_item, due_ms, forget_nonce, is_held, sweep
 from processors.kernel import Alarm, Audit, Delete, Effect, Emit, Incurious, Instant, Put, Receipt, State, View, Wake
 from processors.terms import DAY_MS
 from schemas.base import Record
@@ -66,13 +66,14 @@ class EnforceRetention(Incurious):
         if due > now.now_ms:
             yield Wake(alarm.name, due)
             return
-        yield from destroy_item(view, item, conversation_id, "retention", now.now_ms)
         settings = now.settings(item.controller)
+        by_ms = now.now_ms + DAY_MS * min((t.deadline_days for t in settings.targets), default=NOTICE_DAYS)
+        yield from destroy_item(view, item, conversation_id, "retention", now.now_ms, Asked(acknowledge_by_ms=by_ms))
         order_id = f"ret_{now.derive(0)}"
         yield Emit("erasure.notices", (order_id,), ErasureNotice(
             order_id=order_id, controller=item.controller, subject_ref=view.owner, items=(conversation_id,),
             cause="retention", targets=tuple(t.name for t in settings.targets),
-            acknowledge_by_ms=now.now_ms + DAY_MS * min((t.deadline_days for t in settings.targets), default=NOTICE_DAYS),
+            acknowledge_by_ms=by_ms,
         ))  # fmt: skip
         yield from forget_nonce(view)
 

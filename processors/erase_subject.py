@@ -6,7 +6,7 @@ from typing import Any, ClassVar, assert_never
 import msgspec
 
 from processors.fence import Fence, Fenced, mark_of
-from processors.item import SWEEP, HeldBy, Item, Pointer, destroy_item, forget_nonce, is_held, sweep
+from processors.item import SWEEP, Asked, HeldBy, Item, Pointer, destroy_item, forget_nonce, is_held, media_orders, sweep
 from processors.kernel import (
     Alarm,
     Audit,
@@ -22,6 +22,7 @@ from processors.kernel import (
     View,
     Wake,
 )  # fmt: skip
+from processors.link_identity import Probed, unlink_all
 from processors.permissions import ALWAYS_MS, CONSENT_EXPIRY, EVIDENCE_SCOPE, PART, ConsentEvidence, Permissions
 from schemas.base import Record
 from schemas.routed import EraseOrder, EraseReport, Hold, ItemErase, ItemErased
@@ -30,6 +31,7 @@ from schemas.topics import ErasureNotice
 CELLS_PER_STEP = 100  # rows of consent.state turned into tombstones in one step
 ITEMS_PER_STEP = 6  # an item's destruction is some 12 effects and the first lines of its sweep
 POINTERS_PER_STEP = 50
+REQUESTS_MAX = 64  # that a fence remembers
 STEP = "step\x1f"
 
 
@@ -48,6 +50,7 @@ class Erasure(State):
     held_at_homes: list[str] = []  # conversations that a hold keeps at their home
     reports: int = 0  # each begins a new round of notices, with an order id of its own
     noticed: bool = False  # in this round
+    media: list[str] = []  # orders for recordings of what is gone
 
 
 class Waiting(State):
@@ -56,6 +59,7 @@ class Waiting(State):
     KIND: ClassVar[str] = "waiting"
     request_id: str
     asker: str
+    acknowledge_by_ms: int = 0
 
 
 def is_ordered(view: View, conversation_id: str, item: Item) -> bool:
@@ -106,16 +110,17 @@ class EraseSubject(Incurious):
             yield from self._step(view, request_id, erasure, now.now_ms)
 
     def _begin(self, view: View, event: EraseOrder, at: Receipt) -> Iterator[Effect]:
-        if view.get(Erasure, event.request_id) is not None:
-            return
         old = view.get(Fence) or Fence()
+        if event.request_id in old.requests:
+            return  # given again after a restore, or by a turn that was lost
         known = view.get(Permissions)
         epoch = max(old.epoch, known.epoch + 1 if known else 0)
-        yield Put(Fence(max(old.at_ms, at.receipt_ms), old.incarnation + 1, epoch))
+        requests = [*old.requests, event.request_id][-REQUESTS_MAX:]
+        yield Put(Fence(max(old.at_ms, at.receipt_ms), old.incarnation + 1, epoch, requests))
         for event_id, until_ms in known.seen.items() if known else ():
             if until_ms == ALWAYS_MS:  # from a fast clock: published again, its time would lie behind the fence
                 yield Put(Fenced(at.receipt_ms), (mark_of(view.owner, event_id),))
-        yield Audit("erasure.fenced", at.controller, {"request": event.request_id})
+        yield Audit("erasure.fenced", at.controller, {"request": event.request_id, "index": str(event.index)})
         erasure = Erasure(at.controller, event.index, list(event.targets), event.acknowledge_by_ms, at.receipt_ms)
         yield Put(erasure, (event.request_id,))
         yield Wake(STEP, at.receipt_ms)
@@ -123,7 +128,9 @@ class EraseSubject(Incurious):
     def _step(self, view: View, request_id: str, erasure: Erasure, now_ms: int) -> Iterator[Effect]:
         gone: list[str] = []
         held: list[str] = []
-        more = yield from _forget_consents(view, erasure)
+        media: list[str] = []
+        asked_by = Asked(request_id, erasure.acknowledge_by_ms)
+        more = yield from _forget_consents(view, erasure, request_id)
         for (conversation_id,), item in list(view.scan(Item)):
             if item.effective_ms > erasure.fence_ms:
                 continue  # a new incarnation: not what was asked for
@@ -134,7 +141,8 @@ class EraseSubject(Incurious):
                 break
             else:
                 gone.append(conversation_id)
-                yield from destroy_item(view, item, conversation_id, "request", now_ms)
+                media += media_orders(view, item, conversation_id)
+                yield from destroy_item(view, item, conversation_id, "request", now_ms, asked_by)
         asked: list[str] = []
         for (conversation_id,), pointer in list(view.scan(Pointer)):
             if pointer.effective_ms > erasure.fence_ms:
@@ -148,11 +156,14 @@ class EraseSubject(Incurious):
             asked.append(conversation_id)
             yield Put(Fenced(now_ms), (mark_of(view.owner, conversation_id),))
             yield Delete(Pointer, (conversation_id,))
-            order = ItemErase(conversation_id=conversation_id, request_id=request_id, asker=view.owner)
+            order = ItemErase(
+                conversation_id=conversation_id, request_id=request_id, asker=view.owner,
+                acknowledge_by_ms=erasure.acknowledge_by_ms,
+            )  # fmt: skip
             yield Emit("subject.events", (pointer.home,), order)
         erasure = msgspec.structs.replace(
             erasure, erased=erasure.erased + len(gone), awaiting=sorted({*erasure.awaiting, *asked}),
-            held=sorted(held),
+            held=sorted(held), media=sorted({*erasure.media, *media}),
         )  # fmt: skip
         if gone or not (erasure.reports or erasure.noticed):  # consents go too, so there is a notice without any item
             yield _notice(view.owner, request_id, erasure, tuple(gone))
@@ -170,14 +181,17 @@ class EraseSubject(Incurious):
         done = not kept
         yield Emit("case.events", ("request", request_id), EraseReport(
             request_id=request_id, index=erasure.index, erased=erasure.erased, held=kept, final=done,
-            order_id=_order_id(request_id, erasure) if erasure.noticed else "",
+            order_id=_order_id(request_id, erasure) if erasure.noticed else "", media=tuple(erasure.media),
         ))  # fmt: skip
         yield Audit("erasure.done" if done else "erasure.held", erasure.controller, {
-            "request": request_id, "items": str(erasure.erased), "held": str(kept)})  # fmt: skip
+            "request": request_id, "index": str(erasure.index), "items": str(erasure.erased), "held": str(kept)})  # fmt: skip
         if not done:
             yield Put(msgspec.structs.replace(erasure, reports=erasure.reports + 1, noticed=False), (request_id,))
             return
         yield Delete(Erasure, (request_id,))
+        if view.get(Probed, request_id) is not None:
+            yield Delete(Probed, (request_id,))
+        yield from unlink_all(view)
         if not any(True for kind in (Item, Pointer) for _ in view.scan(kind)):
             for parts, _ in list(view.scan(HeldBy)):
                 yield Delete(HeldBy, parts)
@@ -185,7 +199,7 @@ class EraseSubject(Incurious):
 
     def _erase_for(self, view: View, event: ItemErase, at: Receipt) -> Iterator[Effect]:
         item = view.get(Item, event.conversation_id)
-        waiting = Waiting(event.request_id, event.asker)
+        waiting = Waiting(event.request_id, event.asker, event.acknowledge_by_ms)
         if item is None or not is_held(view, event.conversation_id):
             yield from _erase_and_answer(view, event.conversation_id, item, waiting, at.receipt_ms)
             return
@@ -202,7 +216,8 @@ class EraseSubject(Incurious):
         others = {*erasure.held_at_homes} - {event.conversation_id}
         held = sorted({*others, event.conversation_id} if event.held else others)
         erased = erasure.erased + (1 if event.home else 0)
-        erasure = msgspec.structs.replace(erasure, awaiting=awaiting, held_at_homes=held, erased=erased)
+        media = sorted({*erasure.media, *event.media})
+        erasure = msgspec.structs.replace(erasure, awaiting=awaiting, held_at_homes=held, erased=erased, media=media)
         if event.home:
             yield _notice(event.home, event.request_id, erasure, (event.conversation_id,))
             erasure = msgspec.structs.replace(erasure, noticed=True)
@@ -225,16 +240,19 @@ def _notice(owner: str, request_id: str, erasure: Erasure, items: tuple[str, ...
 
 def _erase_and_answer(view: View, conversation_id: str, item: Item | None, order: Waiting, now_ms: int) -> Iterator[Effect]:
     """At the home: erase an item that a further identifier's erasure reached, and answer; the asker notifies targets."""
+    media: tuple[str, ...] = ()
     if item is not None:
-        yield from destroy_item(view, item, conversation_id, "request", now_ms)
+        media = media_orders(view, item, conversation_id)
+        asked = Asked(order.request_id, order.acknowledge_by_ms)
+        yield from destroy_item(view, item, conversation_id, "request", now_ms, asked)
     if order.asker:
         yield Emit("subject.events", (order.asker,), ItemErased(
             conversation_id=conversation_id, request_id=order.request_id, held=False,
-            home=view.owner if item is not None else ""))  # fmt: skip
+            home=view.owner if item is not None else "", media=media))  # fmt: skip
     yield from forget_nonce(view)
 
 
-def _forget_consents(view: View, erasure: Erasure) -> Generator[Effect, None, bool]:
+def _forget_consents(view: View, erasure: Erasure, request_id: str) -> Generator[Effect, None, bool]:
     """Tombstones for every consent up to the fence, and no proof left; suppressions stay. Returns whether more is to do."""
     known = view.get(Permissions)
     if known is None:
@@ -243,7 +261,7 @@ def _forget_consents(view: View, erasure: Erasure) -> Generator[Effect, None, bo
     proofs = [parts for parts, proof in view.scan(ConsentEvidence) if proof.effective_ms <= erasure.fence_ms]
     if not old and not proofs and not known.seen:
         return False
-    yield Audit("consents.erased", erasure.controller, {"rows": str(len(old[:CELLS_PER_STEP]))})
+    yield Audit("consents.erased", erasure.controller, {"rows": str(len(old[:CELLS_PER_STEP])), "request": request_id})
     if not any(cell.effective_ms > erasure.fence_ms for cell in known.cells.values()):
         yield Wake(CONSENT_EXPIRY, None, of="keep_consent")
     for key in old[:CELLS_PER_STEP]:
@@ -255,7 +273,7 @@ def _forget_consents(view: View, erasure: Erasure) -> Generator[Effect, None, bo
     cells = {key: cell for key, cell in known.cells.items() if key not in gone}
     kept = {name: entry for name, entry in known.suppressions.items() if entry.on or entry.effective_ms > erasure.fence_ms}
     if not cells and not more:
-        yield Shred(EVIDENCE_SCOPE)
+        yield Shred(EVIDENCE_SCOPE, {"request": request_id})
     if cells or kept or more:
         # What was seen is forgotten too: the fence refuses its replay.
         evidence = max(0, known.evidence - len(proofs[:CELLS_PER_STEP]))

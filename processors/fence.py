@@ -13,6 +13,7 @@ class Fence(State):
     at_ms: int = 0
     incarnation: int = 0
     epoch: int = 0  # where the next incarnation's epoch goes on from: readers never see one go backwards
+    requests: list[str] = []  # that were carried out here, newest last: each once
 
 
 class Fenced(State):

@@ -1,14 +1,15 @@
 """What an identifier keeps of a conversation, and the one way an item is destroyed: fence and key first, then the rest."""
 
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 from processors.fence import Fenced, mark_of
 from processors.kernel import EFFECTS_PER_STEP_MAX, Audit, Delete, Effect, Emit, Nonce, Put, Sealed, Shred, State, View, Wake
+from processors.order_media import case_of
 from processors.permissions import Permissions
 from processors.terms import erase_by
 from schemas.base import Record
-from schemas.routed import PartyDropped, PointerDropped
+from schemas.routed import MediaErase, PartyDropped, PointerDropped
 from schemas.topics import ProtectedConversation
 
 Cause = Literal["request", "retention"]
@@ -73,6 +74,7 @@ class ItemMedia(State):
     event_id: str = ""  # decides between two words of one moment
     uri: Sealed = None
     uri_ms: int = 0
+    fate: Literal["", "planned_for_deletion", "deleted"] = ""
 
 
 class Pointer(State):
@@ -126,16 +128,44 @@ def due_ms(item: Item) -> int:
     return erase_by(item.ended_ms or item.started_ms, item.received_ms)
 
 
-def destroy_item(view: View, item: Item, conversation_id: str, cause: Cause, now_ms: int) -> Iterator[Effect]:
+class Asked(NamedTuple):
+    """What asks for an item's end: a request (or retention, ""), and by when others must have done their part."""
+
+    request_id: str = ""
+    acknowledge_by_ms: int = 0
+
+
+NOBODY = Asked()
+
+
+def media_orders(view: View, item: Item, conversation_id: str) -> tuple[str, ...]:
+    """The orders that the item's recordings need."""
+    recordings = (parts[1] for parts, _ in view.scan(ItemMedia, conversation_id))
+    return tuple(case_of(item.controller, conversation_id, recording_id) for recording_id in recordings)
+
+
+def destroy_item(
+    view: View, item: Item, conversation_id: str, cause: Cause, now_ms: int, asked: Asked = NOBODY
+) -> Iterator[Effect]:  # fmt: skip
     """Destroy one item: fence (when erased), audit entry, key, record, tombstone, then who else must forget; lines are swept.
 
-    Lines are unreadable as soon as the key is gone; `sweep` deletes them in steps, the first of them at once.
+    Lines are unreadable as soon as the key is gone; `sweep` deletes them in steps, the first of them at once. A recording goes
+    by an order of its own, which takes its address along.
     """
     erased = cause == "request"
     if erased:
         yield Put(Fenced(now_ms), (mark_of(view.owner, conversation_id),))
-    yield Audit("item.destroyed", item.controller, {"cause": cause, "party_role": item.role})
-    yield Shred(conversation_id)
+    for (_, recording_id), media in list(view.scan(ItemMedia, conversation_id)):
+        opened = view.opened(media, conversation_id)
+        uri = opened.uri if opened is not None and isinstance(opened.uri, str) else None
+        order = case_of(item.controller, conversation_id, recording_id)
+        yield Emit("case.events", ("media", order), MediaErase(
+            conversation_id=conversation_id, recording_id=recording_id, cause=cause, uri=uri, request_id=asked.request_id,
+            acknowledge_by_ms=asked.acknowledge_by_ms,
+        ))  # fmt: skip
+    by = {"request": asked.request_id} if asked.request_id else {}
+    yield Audit("item.destroyed", item.controller, {"cause": cause, "party_role": item.role} | by)
+    yield Shred(conversation_id, by)
     yield Delete(Item, (conversation_id,))
     yield Emit("conversations.protected", (view.owner, conversation_id), None)
     for kind in (Unpublished, Redacted, HeldBy):

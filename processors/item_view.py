@@ -1,8 +1,12 @@
 """The protected view of an item, as `conversations.protected` carries it: sealed fields stay sealed."""
 
+from typing import Literal
+
 from processors.item import Item, ItemLine, ItemMedia, due_ms, is_held
 from processors.kernel import Sealed, View
 from schemas.topics import ProtectedConversation, ProtectedLine, ProtectedRecording
+
+Media = Literal["none", "recorded", "planned_for_deletion", "deleted"]
 
 
 def render(view: View, item: Item, conversation_id: str) -> ProtectedConversation:
@@ -12,16 +16,18 @@ def render(view: View, item: Item, conversation_id: str) -> ProtectedConversatio
         for _, x in view.scan(ItemLine, conversation_id)
     )
     recordings = tuple(
-        ProtectedRecording(recording_id=parts[1], state=x.state, confirmed=x.confirmed, uri=_optional(x.uri))
+        ProtectedRecording(recording_id=parts[1], state=x.fate or x.state, confirmed=x.confirmed, uri=_optional(x.uri))
         for parts, x in view.scan(ItemMedia, conversation_id)
     )
+    fates = {x.fate for _, x in view.scan(ItemMedia, conversation_id)}
+    media: Media = "none" if not recordings else "recorded" if fates == {""} else "planned_for_deletion"
     return ProtectedConversation(
         subject_ref=view.owner, conversation_id=conversation_id, controller=item.controller, party=item.party, role=item.role,
         channel=item.channel, direction=item.direction, started_ms=item.started_ms, received_ms=item.received_ms,
         ended_ms=item.ended_ms, disposition=item.disposition, campaign=item.campaign, queue=item.queue, brand=item.brand,
         purposes=tuple(item.purposes), basis=item.basis, jurisdiction=item.jurisdiction, time_zone=item.time_zone,
         name=_optional(item.name), identifiers=_optional(item.identifiers), metadata=_optional(item.metadata), lines=lines,
-        recordings=recordings, media="recorded" if recordings else "none", erase_by_ms=due_ms(item),
+        recordings=recordings, media="deleted" if fates == {"deleted"} else media, erase_by_ms=due_ms(item),
         held=is_held(view, conversation_id), reviewable=not item.employee,
     )  # fmt: skip
 

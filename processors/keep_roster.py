@@ -45,6 +45,7 @@ from schemas.routed import (
     ItemRedacted,
     ItemUntagged,
     Line,
+    MediaMarked,
     PartyDropped,
     PointerDropped,
     Routed,
@@ -91,6 +92,13 @@ class Roster(State):
     disposition: str | None = None
 
 
+class MediaMark(State):
+    """What became of a recording: it survives an import of the conversation. Its part is the recording's id."""
+
+    KIND: ClassVar[str] = "mark"
+    state: str
+
+
 class Seen(State):
     """An event that was folded, remembered for 8 days."""
 
@@ -106,8 +114,8 @@ class KeepRoster:
     """
 
     name = "keep_roster"
-    READS: ClassVar[tuple[type[Record], ...]] = (*CALL_EVENTS, PartyDropped, Hold)
-    STATE: ClassVar[tuple[type[State], ...]] = (Roster, Seen, Parked)
+    READS: ClassVar[tuple[type[Record], ...]] = (*CALL_EVENTS, PartyDropped, MediaMarked, Hold)
+    STATE: ClassVar[tuple[type[State], ...]] = (Roster, MediaMark, Seen, Parked)
 
     def fold(self, view: View, event: Any, at: Receipt) -> Iterator[Effect]:
         """Yield messages to the dossiers of the conversation's parties."""
@@ -118,6 +126,10 @@ class KeepRoster:
         if isinstance(event, Hold):
             yield from self._hold(roster, event)
             return
+        if isinstance(event, MediaMarked):
+            yield Put(MediaMark(event.state), (event.recording_id,))
+            yield from self._to(roster, event)
+            return
         if view.get(Seen, at.event_id) is not None:
             return
         if isinstance(event, CallStarted):
@@ -127,7 +139,7 @@ class KeepRoster:
             yield from park(view, at)
         else:
             roster = yield from self._remember(roster, at)
-            yield from self._spread(roster, event, at)
+            yield from self._spread(view, roster, event, at)
 
     def asks(self, event: Any, event_id: str) -> Asked:
         """See `Processor`."""
@@ -216,7 +228,7 @@ class KeepRoster:
         for other in others:
             yield Emit("subject.events", (other,), ItemPointed(conversation_id=conversation_id, home=home))
 
-    def _spread(self, roster: Roster, event: Any, at: Receipt) -> Iterator[Effect]:
+    def _spread(self, view: View, roster: Roster, event: Any, at: Receipt) -> Iterator[Effect]:
         conversation_id = event.conversation_id
         match event:
             case CallPartyJoined():
@@ -230,10 +242,16 @@ class KeepRoster:
                 ended = ItemEnded(conversation_id=conversation_id, ended_ms=at.effective_ms, disposition=event.disposition)
                 yield from self._to(roster, ended, employees=True)
             case CallRecording():
+                mark = view.get(MediaMark, event.recording_id)
+                gone = mark is not None and mark.state == "deleted"  # its address would lead nowhere
                 yield from self._content(roster, at, ItemRecording(
-                    conversation_id=conversation_id, recording_id=event.recording_id, confirmed=event.confirmed, uri=event.uri,
+                    conversation_id=conversation_id, recording_id=event.recording_id, confirmed=event.confirmed,
+                    uri=None if gone else event.uri,
                     state=at.envelope.type.removeprefix("call.recording_"),  # type: ignore[arg-type]
                 ))  # fmt: skip
+                if mark is not None:
+                    yield from self._to(roster, MediaMarked(
+                        conversation_id=conversation_id, recording_id=event.recording_id, state=mark.state))  # type: ignore[arg-type]  # fmt: skip
             case CallTranscribed():
                 segments = event.segments
                 lines = [self._line(roster, at, s.party_id, "line", s.text, s.offset_ms) for s in segments]

@@ -145,6 +145,15 @@ class Emit(msgspec.Struct, frozen=True):
     like: Envelope | None = None
 
 
+class Ledger(msgspec.Struct, frozen=True):
+    """Send orders that must never be lost: they stand in the erasure ledger, outside the data, before this turn is committed.
+
+    A deployment that was restored from a backup finds them there, and carries them out again before it serves anybody.
+    """
+
+    orders: tuple[Emit, ...]
+
+
 class Forward(msgspec.Struct, frozen=True):
     """Append the event's own envelope, unchanged but for `refs`, to an enveloped topic."""
 
@@ -173,9 +182,10 @@ class Mint(msgspec.Struct, frozen=True):
 
 
 class Shred(msgspec.Struct, frozen=True):
-    """Destroy the data key of `scope`: whatever was sealed under it is gone."""
+    """Destroy the data key of `scope`: whatever was sealed under it is gone. `facts` go into its audit entry."""
 
     scope: str
+    facts: dict[str, str] = {}
 
 
 class Audit(msgspec.Struct, frozen=True):
@@ -201,7 +211,7 @@ class Refuse(msgspec.Struct, frozen=True):
     like: Envelope | None = None
 
 
-Effect = Put | Delete | Emit | Forward | Wake | Mint | Shred | Audit | Refuse
+Effect = Put | Delete | Emit | Ledger | Forward | Wake | Mint | Shred | Audit | Refuse
 
 
 Asked = tuple[tuple[type[State], tuple[str, ...]], ...]

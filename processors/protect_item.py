@@ -48,6 +48,7 @@ from schemas.routed import (
     ItemRedacted,
     ItemUntagged,
     Line,
+    MediaMarked,
     PartyDropped,
     PointerDropped,
 )  # fmt: skip
@@ -63,7 +64,8 @@ REVIEW = "review\x1f"  # after a hold: publish again, and redact what it kept wh
 REVIEW_ONE = "review-one\x1f"
 ITEMS_PER_REVIEW = 50
 READS = (
-    ItemOpened, ItemPointed, ItemLines, ItemUntagged, ItemRecording, ItemEnded, ItemRedacted, PointerDropped, Hold,
+    ItemOpened, ItemPointed, ItemLines, ItemUntagged, ItemRecording, ItemEnded, ItemRedacted, MediaMarked,
+    PointerDropped, Hold,
 )  # fmt: skip
 
 
@@ -93,6 +95,8 @@ class ProtectItem:
                 yield from self._end(view, event, at)
             case ItemUntagged():
                 yield from self._untag(view, event, at)
+            case MediaMarked():
+                yield from self._mark(view, event, at)
             case ItemRedacted():
                 yield from self._redact(view, event, at)
             case PointerDropped():
@@ -196,8 +200,19 @@ class ProtectItem:
             media = msgspec.structs.replace(media, uri=event.uri, uri_ms=at.effective_ms)
         elif old is not None:
             media = msgspec.structs.replace(media, uri=old.uri, uri_ms=old.uri_ms)
+        if old is not None and old.fate:
+            media = msgspec.structs.replace(media, fate=old.fate)
         yield Put(media, (conversation_id, event.recording_id), scope=conversation_id)
         yield from self._changed(view, conversation_id, at.receipt_ms)
+
+    def _mark(self, view: View, event: MediaMarked, at: Receipt) -> Iterator[Effect]:
+        """Show what becomes of a recording; of one that is deleted the address goes as well."""
+        media = view.get(ItemMedia, event.conversation_id, event.recording_id)
+        if media is None or media.fate == "deleted":
+            return
+        uri = None if event.state == "deleted" else media.uri
+        yield Put(msgspec.structs.replace(media, fate=event.state, uri=uri), (event.conversation_id, event.recording_id))
+        yield from self._changed(view, event.conversation_id, at.receipt_ms)
 
     def _end(self, view: View, event: ItemEnded, at: Receipt) -> Iterator[Effect]:
         item = view.get(Item, event.conversation_id)

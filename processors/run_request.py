@@ -1,7 +1,8 @@
 """Runs data-subject requests against their clocks: from receipt to an answer, by one state machine."""
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, assert_never
+from hashlib import sha256
+from typing import Any, ClassVar, Literal, assert_never
 
 import msgspec
 
@@ -12,6 +13,7 @@ from processors.kernel import (
     Emit,
     Incurious,
     Instant,
+    Ledger,
     Mint,
     Put,
     Receipt,
@@ -22,16 +24,24 @@ from processors.kernel import (
     View,
     Wake,
 )
+from processors.order_media import TARGET as MEDIA
 from processors.terms import DAY_MS, response_due
 from schemas.base import Record
 from schemas.events import ErasureAcknowledged, RequestOpened, RequestStep
-from schemas.routed import EraseOrder, EraseReport
-from schemas.topics import IdentifierStatus, RequestClock, RequestStatus, TargetStatus
+from schemas.routed import EraseOrder, EraseReport, FollowOn, LinkProbe, LinksFound, MediaAnswered, ProbeEnded
+from schemas.topics import BreachAlert, ErasureNotice, IdentifierStatus, RequestClock, RequestStatus, TargetStatus
 
 CLAIMS = "request"  # data-key scope of what the person told us; shredded at the final state
 OVERDUE = "due"
 FINAL_STATES = ("fulfilled", "refused", "withdrawn", "expired")
 BEFORE_ORDER = ("identity_pending", "in_progress", "paused", "extended")
+WORKING = ("in_progress", "partially_fulfilled")
+CLOSURE_MAX = 32  # identifiers that a request reaches without a second look: families and offices are linked by mistake
+CLOSURE_REVIEWED_MAX = 1_000
+DEADLINES = "targets"
+WARNINGS: tuple[tuple[int, Literal["48h", "24h", "6h", "overdue"]], ...] = (
+    (2 * DAY_MS, "48h"), (DAY_MS, "24h"), (DAY_MS // 4, "6h"), (0, "overdue"),
+)  # fmt: skip
 
 
 class RequestCase(State):
@@ -59,6 +69,14 @@ class RequestCase(State):
     targets: dict[str, tuple[int, dict[str, tuple[str, int]]]] = {}  # target → deadline, order → outcome, when
     orders: list[str] = []  # the orders that identifiers have told of; every target answers each
     closed_ms: int | None = None
+    probing: list[str] = []  # identifiers that have not told of their links yet
+    beyond: list[str] = []  # linked, but more than a request reaches without a review
+    gathered: bool = False  # the identifiers were asked
+    wide: bool = False  # a review let it reach more
+    told: int = 0  # how many of `refs` were ordered
+    media: dict[str, str] = {}  # orders for recordings → outcome, "" while open
+    media_by_ms: int = 0
+    warned: dict[str, str] = {}  # target → the last warning about its deadline
 
 
 class RunRequest(Incurious):
@@ -69,7 +87,9 @@ class RunRequest(Incurious):
     """
 
     name = "run_request"
-    READS: ClassVar[tuple[type[Record], ...]] = (RequestOpened, RequestStep, EraseReport, ErasureAcknowledged)
+    READS: ClassVar[tuple[type[Record], ...]] = (
+        RequestOpened, RequestStep, LinksFound, FollowOn, EraseReport, MediaAnswered, ErasureAcknowledged,
+    )  # fmt: skip
     STATE: ClassVar[tuple[type[State], ...]] = (RequestCase,)
 
     def fold(self, view: View, event: Any, at: Receipt) -> Iterator[Effect]:
@@ -87,22 +107,38 @@ class RunRequest(Incurious):
                     yield Refuse("unknown-request", "request_id")
                 else:
                     yield from self._advance(view, case, event, at)
+            case LinksFound():
+                if case is not None:
+                    yield from self._linked(case, event, at)
+            case FollowOn():
+                if case is None:
+                    yield from self._follow(event, at)
             case EraseReport():
                 if case is not None:
                     reports = {**case.reports, event.index: (event.erased, event.held, event.final)}
                     orders = sorted({*case.orders, *filter(None, [event.order_id])})
-                    case = msgspec.structs.replace(case, reports=reports, orders=orders)
-                    yield from self._settle(view, case, at.receipt_ms)
+                    media = {**dict.fromkeys(event.media, ""), **case.media}
+                    case = msgspec.structs.replace(case, reports=reports, orders=orders, media=media)
+                    yield from self._settle(case, at.receipt_ms)
+            case MediaAnswered():
+                if case is not None and case.closed_ms is None:
+                    media = {**case.media, event.order_id: event.outcome}
+                    yield from self._settle(msgspec.structs.replace(case, media=media), at.receipt_ms)
             case ErasureAcknowledged():
-                yield from self._acknowledge(view, case, event, at)
+                yield from self._acknowledge(case, event, at)
             case _:
                 assert_never(event)
 
     def wake(self, view: View, alarm: Alarm, now: Instant) -> Iterator[Effect]:
-        """The due time has come: an open request is overdue, which is on record."""
+        """A request that is open when it is due is overdue, which is on record; so is a target, with warnings before."""
         case = view.get(RequestCase)
-        if case is not None and case.closed_ms is None and case.due_ms <= now.now_ms:
-            yield Audit("request.overdue", case.controller, {"state": case.state, "regime": case.regime}, named=False)
+        if case is None or case.closed_ms is not None:
+            return
+        if alarm.name == DEADLINES:
+            yield from _warn(case, now.now_ms)
+        elif case.due_ms <= now.now_ms:
+            facts = {"state": case.state, "regime": case.regime, "request": case.request_id}
+            yield Audit("request.overdue", case.controller, facts, named=False)
 
     def _open(self, view: View, event: RequestOpened, at: Receipt) -> Iterator[Effect]:
         refs = list(dict.fromkeys(r for r in at.envelope.refs if r))
@@ -119,7 +155,7 @@ class RunRequest(Incurious):
         yield Put(case, (), scope=CLAIMS)
         yield Wake(OVERDUE, due)
         yield Audit("request.opened", at.controller, {"right": event.right, "regime": event.regime, "due_ms": str(due),
-                    "received_via": event.received_via}, named=False)  # fmt: skip
+                    "received_via": event.received_via, "request": event.request_id}, named=False)  # fmt: skip
         yield status_of(view.get(RequestCase) or case)
 
     def _advance(self, view: View, case: RequestCase, event: RequestStep, at: Receipt) -> Iterator[Effect]:
@@ -127,19 +163,78 @@ class RunRequest(Incurious):
         by = at.actor_hash(at.controller, at.envelope.actor)
         new = self._next(case, step, by, at.receipt_ms, event.ground)
         if new is None:
-            yield Audit("request.step_ignored", at.controller, {"step": step, "state": case.state, "by": by}, named=False)
+            facts = {"step": step, "state": case.state, "by": by, "request": case.request_id}
+            yield Audit("request.step_ignored", at.controller, facts, named=False)
             return
         yield Put(new)
-        yield Audit(f"request.{step}", at.controller, {"state": new.state, "by": by, "ground": event.ground or ""}, named=False)
+        facts = {"state": new.state, "by": by, "ground": event.ground or "", "request": case.request_id}
+        yield Audit(f"request.{step}", at.controller, facts, named=False)
+        if step == "retried":
+            yield from _tell_again(new, event.target or "")
         yield Wake(OVERDUE, new.due_ms if new.paused_ms is None else None)  # a clock that stands still runs out for nobody
         if new.state in FINAL_STATES:
-            yield from self._close(view, new, at.receipt_ms)
+            yield from self._close(new, at.receipt_ms)
             return
+        yield from self._go_on(new, at)
+
+    def _go_on(self, case: RequestCase, at: Receipt) -> Iterator[Effect]:
+        """Do what the request is ready for: ask its identifiers whom they are linked to; once all have answered, order."""
         four_eyes = at.settings(at.controller).four_eyes
-        if new.state == "in_progress" and not new.ordered and (not four_eyes or new.approved_by not in ("", new.verified_by)):
-            yield from self._order(view, new, at)
+        if case.state in WORKING and (not four_eyes or case.approved_by not in ("", case.verified_by)):
+            if not case.gathered:
+                case = msgspec.structs.replace(case, gathered=True, probing=list(case.refs))
+                yield from _probe(case, case.refs)
+            elif case.wide and case.beyond:
+                room = CLOSURE_REVIEWED_MAX - len(case.refs)
+                more = case.beyond[:room]
+                case = msgspec.structs.replace(
+                    case, refs=[*case.refs, *more], probing=[*case.probing, *more], beyond=[], ground=None
+                )  # fmt: skip
+                yield from _probe(case, more)
+            elif not case.probing and not case.beyond and case.told < len(case.refs):
+                yield from self._order(case, at)
+                return
+        yield Put(case)
+        yield status_of(case)
+
+    def _linked(self, case: RequestCase, event: LinksFound, at: Receipt) -> Iterator[Effect]:
+        """Extend the closure by what an identifier tells of; past a limit only after a review."""
+        if case.closed_ms is not None:
+            if case.ordered and not event.answer:
+                yield from _open_follow_ons(case, event)
             return
-        yield status_of(new)
+        known = {*case.refs, *case.beyond}
+        fresh = [peer for peer in dict.fromkeys(event.peers) if peer not in known]
+        room = max(0, (CLOSURE_REVIEWED_MAX if case.wide else CLOSURE_MAX) - len(case.refs))
+        reached, beyond = fresh[:room], [*case.beyond, *fresh[room:]]
+        probing = [ref for ref in case.probing if ref != event.ref or not event.answer] + reached
+        grown = msgspec.structs.replace(case, refs=[*case.refs, *reached], probing=probing, beyond=beyond[:CLOSURE_REVIEWED_MAX])
+        if reached:
+            facts = {"identifiers": str(len(grown.refs)), "request": case.request_id}
+            yield Audit("closure.extended", at.controller, facts, named=False)
+            yield from _probe(case, reached)
+        if beyond and not case.beyond:
+            facts = {"identifiers": str(len(known) + len(fresh)), "request": case.request_id}
+            yield Audit("closure.review", at.controller, facts, named=False)
+            grown = msgspec.structs.replace(grown, ground="closure-review")
+            yield status_of(grown)
+        if grown.probing or grown.beyond:
+            yield Put(grown)
+        else:
+            yield from self._go_on(grown, at)
+
+    def _follow(self, event: FollowOn, at: Receipt) -> Iterator[Effect]:
+        """Open the erasure of what a late link says was the same person's: verified, as its parent was."""
+        due = response_due(event.regime, at.receipt_ms, extended=False)
+        case = RequestCase(
+            event.request_id, at.controller, "erasure", event.regime, "in_progress", at.receipt_ms, due, list(event.refs),
+            verified_by=event.verified_by, approved_by=event.approved_by,
+        )  # fmt: skip
+        yield Wake(OVERDUE, due)
+        facts = {"right": "erasure", "regime": event.regime, "due_ms": str(due), "received_via": "follow-on"}
+        for request_id in (event.request_id, event.parent):
+            yield Audit("request.opened", at.controller, facts | {"request": request_id}, named=False)
+        yield from self._go_on(case, at)
 
     def _next(self, case: RequestCase, step: str, by: str, now_ms: int, ground: str | None) -> RequestCase | None:
         """The case after `step`, or None where the step means nothing in its state."""
@@ -151,8 +246,12 @@ class RunRequest(Incurious):
                 return replace(case, state="refused", ground=ground or ("identity" if step == "identity_failed" else None))
             case "withdrawn" if case.state in BEFORE_ORDER and not case.ordered:
                 return replace(case, state="withdrawn", ground=ground)
+            case "approved" if case.beyond and case.closed_ms is None and by != case.verified_by:
+                return replace(case, approved_by=by, wide=True)
             case "approved" if case.state in BEFORE_ORDER and not case.ordered and by != case.verified_by:
                 return replace(case, approved_by=by)
+            case "retried" if case.ordered and case.closed_ms is None:
+                return case
             # California knows no pause (11 CCR §7021); elsewhere the clock stands still until it is resumed.
             case "paused" if case.state in BEFORE_ORDER and case.regime != "ccpa" and case.paused_ms is None:
                 return replace(case, state="paused", paused_ms=now_ms, ground=ground)
@@ -166,21 +265,26 @@ class RunRequest(Incurious):
                 return replace(case, due_ms=due, extended=True, ground=ground)
         return None
 
-    def _order(self, view: View, case: RequestCase, at: Receipt) -> Iterator[Effect]:
-        """The ledger entry stands before the first destructive step: it is in the same commit as the orders."""
+    def _order(self, case: RequestCase, at: Receipt) -> Iterator[Effect]:
+        """The ledger entry stands before the first destructive step: it is written before the orders are committed."""
         targets = at.settings(at.controller).targets
         waits = {t.name: (at.receipt_ms + t.deadline_days * DAY_MS, dict[str, tuple[str, int]]()) for t in targets}
-        case = msgspec.structs.replace(case, ordered=True, targets=waits)
-        yield Put(case)
-        yield Audit("erasure.ordered", at.controller, {"identifiers": str(len(case.refs)), "targets": str(len(targets)),
-                    "verified_by": case.verified_by, "approved_by": case.approved_by}, named=False)  # fmt: skip
+        waits |= case.targets
         by = min((d for d, _ in waits.values()), default=case.due_ms)
-        for index, ref in enumerate(case.refs):
-            yield Emit("subject.events", (ref,), EraseOrder(
-                request_id=case.request_id, index=index, targets=tuple(waits), acknowledge_by_ms=by))  # fmt: skip
-        yield status_of(case)
+        fresh = case.refs[case.told :]
+        yield Audit("erasure.ordered", at.controller, {"identifiers": str(len(fresh)), "targets": str(len(targets)),
+                    "verified_by": case.verified_by, "approved_by": case.approved_by, "request": case.request_id},
+                    named=False)  # fmt: skip
+        yield Ledger(tuple(
+            Emit("subject.events", (ref,), EraseOrder(
+                request_id=case.request_id, index=index, targets=tuple(waits), acknowledge_by_ms=by))
+            for index, ref in enumerate(fresh, case.told)
+        ))  # fmt: skip
+        case = msgspec.structs.replace(case, ordered=True, targets=waits, told=len(case.refs), media_by_ms=case.media_by_ms or by)
+        yield _deadline(case, at.receipt_ms)
+        yield from self._settle(case, at.receipt_ms)
 
-    def _acknowledge(self, view: View, case: RequestCase | None, event: ErasureAcknowledged, at: Receipt) -> Iterator[Effect]:
+    def _acknowledge(self, case: RequestCase | None, event: ErasureAcknowledged, at: Receipt) -> Iterator[Effect]:
         facts = {"target": event.target, "outcome": event.outcome, "order": event.order_id}
         if case is None or event.target not in case.targets or event.order_id not in _orders(case):
             yield Audit("erasure.acknowledged", at.controller, facts | {"request": "none"}, named=False)
@@ -190,33 +294,101 @@ class RunRequest(Incurious):
         if old is not None and old[0] == "done":
             return
         answers = {**answers, event.order_id: (event.outcome, at.receipt_ms)}
-        yield Audit("erasure.acknowledged", at.controller, facts, named=False)
+        ground = {"ground": event.ground} if event.ground else {}
+        yield Audit("erasure.acknowledged", at.controller, facts | {"request": case.request_id} | ground, named=False)
         case = msgspec.structs.replace(case, targets={**case.targets, event.target: (deadline, answers)})
-        yield from self._settle(view, case, at.receipt_ms)
+        yield from self._settle(case, at.receipt_ms)
 
-    def _settle(self, view: View, case: RequestCase, now_ms: int) -> Iterator[Effect]:
+    def _settle(self, case: RequestCase, now_ms: int) -> Iterator[Effect]:
         """Close the request when nothing is open; otherwise say how far it is."""
         if case.closed_ms is not None:
             return
-        everyone = len(case.reports) == len(case.refs)
+        everyone = case.ordered and not case.probing and not case.beyond and len(case.reports) == case.told == len(case.refs)
         final = everyone and all(done for _, _, done in case.reports.values())
         answered = all(answers.get(o, ("", 0))[0] == "done" for _, answers in case.targets.values() for o in case.orders)
-        if final and answered:
-            yield from self._close(view, msgspec.structs.replace(case, state="fulfilled"), now_ms)
+        if final and answered and all(outcome == "done" for outcome in case.media.values()):
+            yield from self._close(msgspec.structs.replace(case, state="fulfilled"), now_ms)
             return
         if everyone and not final:
             case = msgspec.structs.replace(case, state="partially_fulfilled")
         yield Put(case)
         yield status_of(case)
 
-    def _close(self, view: View, case: RequestCase, now_ms: int) -> Iterator[Effect]:
+    def _close(self, case: RequestCase, now_ms: int) -> Iterator[Effect]:
+        if case.gathered and not case.ordered:
+            for ref in case.refs:
+                yield Emit("subject.events", (ref,), ProbeEnded(request_id=case.request_id))
         refs = [""] * len(case.refs)  # after completion a ref may exist only in fence and suppression
-        case = msgspec.structs.replace(case, closed_ms=now_ms, refs=refs, claims=None)
+        case = msgspec.structs.replace(case, closed_ms=now_ms, refs=refs, probing=[], beyond=[], claims=None)
         yield Put(case)
-        yield Shred(CLAIMS)
+        yield Shred(CLAIMS, {"request": case.request_id})
         yield Wake(OVERDUE, None)
-        yield Audit("request.closed", case.controller, {"state": case.state}, named=False)
+        yield Wake(DEADLINES, None)
+        yield Audit("request.closed", case.controller, {"state": case.state, "request": case.request_id}, named=False)
         yield status_of(case)
+
+
+def _probe(case: RequestCase, refs: list[str]) -> Iterator[Effect]:
+    for ref in refs:
+        yield Emit("subject.events", (ref,), LinkProbe(request_id=case.request_id))
+
+
+def _open_follow_ons(case: RequestCase, event: LinksFound) -> Iterator[Effect]:
+    """One per identifier, named by parent and identifier: the same link told twice opens one."""
+    for peer in event.peers:
+        request_id = f"{case.request_id}+{sha256(peer.encode()).hexdigest()[:8]}"
+        yield Emit("case.events", ("request", request_id), FollowOn(
+            request_id=request_id, parent=case.request_id, regime=case.regime, refs=(peer,), verified_by=case.verified_by,
+            approved_by=case.approved_by,
+        ))  # fmt: skip
+
+
+def _tell_again(case: RequestCase, target: str) -> Iterator[Effect]:
+    """Send one target the notices that it has not answered with `done`: without items, which the first ones named."""
+    deadline, answers = case.targets.get(target, (0, {}))
+    if target not in case.targets:
+        return
+    for order_id in case.orders:
+        if answers.get(order_id, ("", 0))[0] != "done":
+            index = int(order_id.removeprefix(case.request_id + ".").partition("r")[0])
+            yield Emit("erasure.notices", (order_id,), ErasureNotice(
+                order_id=order_id, controller=case.controller, subject_ref=case.refs[index], items=(), cause="request",
+                acknowledge_by_ms=deadline, targets=(target,), request_id=case.request_id,
+            ))  # fmt: skip
+
+
+def _open_targets(case: RequestCase) -> dict[str, int]:
+    """Deadline of every target that owes an answer."""
+    found = {
+        name: deadline for name, (deadline, answers) in case.targets.items()
+        if not case.orders or any(answers.get(o, ("", 0))[0] != "done" for o in case.orders)
+    }  # fmt: skip
+    return found | ({MEDIA: case.media_by_ms} if any(outcome != "done" for outcome in case.media.values()) else {})
+
+
+def _deadline(case: RequestCase, now_ms: int) -> Wake:
+    """Ring at the next warning about a target's deadline."""
+    moments = [case.media_by_ms, *(deadline for deadline, _ in case.targets.values())]
+    ahead = [ms - before for ms in moments for before, _ in WARNINGS if ms - before > now_ms]
+    return Wake(DEADLINES, min(ahead, default=None))
+
+
+def _warn(case: RequestCase, now_ms: int) -> Iterator[Effect]:
+    """Tell of every open target whose deadline is near or past: each warning once."""
+    warned = dict(case.warned)
+    for target, deadline in sorted(_open_targets(case).items()):
+        level = next((name for before, name in reversed(WARNINGS) if deadline - before <= now_ms), None)
+        if level is None or warned.get(target) == level:
+            continue
+        warned[target] = level
+        facts = {"target": target, "level": level, "request": case.request_id}
+        yield Audit("target.due", case.controller, facts, named=False)
+        yield Emit("breach.alerts", (case.request_id,), BreachAlert(
+            incident_id=case.request_id, controller=case.controller, clock=f"erasure.{target}", level=level, due_ms=deadline,
+            headroom_ms=deadline - now_ms, risk="",
+        ))  # fmt: skip
+    yield Put(msgspec.structs.replace(case, warned=warned))
+    yield _deadline(case, now_ms)
 
 
 def _orders(case: RequestCase) -> set[str]:
@@ -227,6 +399,8 @@ def _orders(case: RequestCase) -> set[str]:
 def status_of(case: RequestCase) -> Emit:
     """Say where a request stands, as `requests.state` carries it."""
     targets = tuple(_target(name, deadline, answers, case.orders) for name, (deadline, answers) in case.targets.items())
+    if case.media:
+        targets += (_media(case),)
     return Emit("requests.state", (case.request_id,), RequestStatus(
         request_id=case.request_id, controller=case.controller, state=case.state, right=case.right, regime=case.regime,  # type: ignore[arg-type]
         clock=RequestClock(received_ms=case.received_ms, due_ms=case.due_ms, paused_ms=case.paused_ms, extended=case.extended),
@@ -240,3 +414,9 @@ def _target(name: str, deadline_ms: int, answers: dict[str, tuple[str, int]], or
     outcome: Any = next(o for o in ("failed", "held", "open", "done") if o in outcomes)
     answered = max((when for _, when in answers.values()), default=None)
     return TargetStatus(target=name, outcome=outcome, acknowledge_by_ms=deadline_ms, answered_ms=answered)
+
+
+def _media(case: RequestCase) -> TargetStatus:
+    outcomes = {outcome or "open" for outcome in case.media.values()}
+    outcome: Any = next(o for o in ("failed", "held", "open", "done") if o in outcomes)
+    return TargetStatus(target=MEDIA, outcome=outcome, acknowledge_by_ms=case.media_by_ms)

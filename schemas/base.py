@@ -47,10 +47,12 @@ Names = Annotated[tuple[Name, ...], msgspec.Meta(max_length=LIST_ITEMS_MAX)]
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A value with an Avro schema of its own: an event's data, a message between tasks, or a topic's value.
 
-    `SCHEMA` is the Avro record name and the stem of its `.avsc` file; records without one are parts of others.
+    `SCHEMA` is the Avro record name and the stem of its `.avsc` file; records without one are parts of others. `SEALED_RAW`
+    names fields that the engine seals under the hour's raw key as it writes the record: they can be opened for a day or so.
     """
 
     SCHEMA: ClassVar[str] = ""
+    SEALED_RAW: ClassVar[tuple[str, ...]] = ()
 
 
 class EventData(Record, frozen=True, kw_only=True):

@@ -211,7 +211,7 @@ class RequestStep(EventData, frozen=True, kw_only=True):
     SCHEMA: ClassVar[str] = "RequestStep"
     TYPES: ClassVar[tuple[str, ...]] = (
         "request.identity_verified", "request.identity_failed", "request.approved", "request.paused",
-        "request.resumed", "request.extended", "request.refused", "request.withdrawn", "request.corrected",
+        "request.resumed", "request.extended", "request.refused", "request.withdrawn", "request.corrected", "request.retried",
     )  # fmt: skip
     request_id: Name
     actor: Actor = ""
@@ -219,6 +219,7 @@ class RequestStep(EventData, frozen=True, kw_only=True):
     reason: Annotated[str, Meta(max_length=4096), personal("user.content.private")] | None = None
     until: Moment | None = None
     notified_at: Moment | None = None
+    target: Name | None = None  # of `request.retried`: who is told again; nobody else is
 
 
 class IdentityLink(EventData, frozen=True, kw_only=True):

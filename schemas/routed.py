@@ -133,6 +133,7 @@ class ItemErase(Routed, frozen=True, kw_only=True):
     conversation_id: str
     request_id: str
     asker: Ref  # the dossier that waits for the answer; "" when nobody does
+    acknowledge_by_ms: int = 0
 
 
 class ItemErased(Routed, frozen=True, kw_only=True):
@@ -143,6 +144,7 @@ class ItemErased(Routed, frozen=True, kw_only=True):
     request_id: str
     held: bool
     home: Ref = ""  # "" when there was nothing to erase, or it is held
+    media: tuple[str, ...] = ()  # orders for its recordings
 
 
 class PointerDropped(Routed, frozen=True, kw_only=True):
@@ -170,6 +172,81 @@ class Hold(Routed, frozen=True, kw_only=True):
     conversation_id: str | None = None
 
 
+class LinkTold(Routed, frozen=True, kw_only=True):
+    """intake → each end of a link: this other identifier is the same person's, or is not (`on` False)."""
+
+    SCHEMA: ClassVar[str] = "LinkTold"
+    peer: Ref
+    on: bool
+    link_source: str
+
+
+class LinkProbe(Routed, frozen=True, kw_only=True):
+    """A request → an identifier: whom are you linked to? Until it is erased it also tells of every link that comes later."""
+
+    SCHEMA: ClassVar[str] = "LinkProbe"
+    request_id: str
+
+
+class LinksFound(Routed, frozen=True, kw_only=True):
+    """An identifier → the request: its links. `answer`: to the probe; else a link that came, or met the fence, since."""
+
+    SCHEMA: ClassVar[str] = "LinksFound"
+    request_id: str
+    ref: Ref
+    peers: tuple[Ref, ...]
+    answer: bool
+
+
+class ProbeEnded(Routed, frozen=True, kw_only=True):
+    """A request → an identifier: the request is closed without an erasure; tell no more."""
+
+    SCHEMA: ClassVar[str] = "ProbeEnded"
+    request_id: str
+
+
+class MediaErase(Routed, frozen=True, kw_only=True):
+    """A home → the media order: this recording goes. `request_id` "" when no request waits for it."""
+
+    SCHEMA: ClassVar[str] = "MediaErase"
+    conversation_id: str
+    recording_id: str
+    cause: Literal["request", "retention", "partial"]
+    acknowledge_by_ms: int
+    request_id: str = ""
+    uri: Annotated[str, personal("user.unique_id")] | None = None
+
+
+class MediaMarked(Routed, frozen=True, kw_only=True):
+    """A media order → the conversation → its homes: a recording is planned for deletion (it still plays), or deleted."""
+
+    SCHEMA: ClassVar[str] = "MediaMarked"
+    conversation_id: str
+    recording_id: str
+    state: Literal["planned_for_deletion", "deleted"]
+
+
+class MediaAnswered(Routed, frozen=True, kw_only=True):
+    """A media order → a request that waits for it: what became of the recording."""
+
+    SCHEMA: ClassVar[str] = "MediaAnswered"
+    request_id: str
+    order_id: str
+    outcome: Literal["done", "held", "failed"]
+
+
+class FollowOn(Routed, frozen=True, kw_only=True):
+    """A closed erasure → a new one: an identifier that was the same person's all the time, as a late link says."""
+
+    SCHEMA: ClassVar[str] = "FollowOn"
+    request_id: str
+    parent: str
+    regime: str
+    refs: tuple[Ref, ...]
+    verified_by: str
+    approved_by: str
+
+
 class EraseOrder(Routed, frozen=True, kw_only=True):
     """A verified request → an identifier: be forgotten. `index` is the identifier's place in the request."""
 
@@ -190,9 +267,11 @@ class EraseReport(Routed, frozen=True, kw_only=True):
     held: int
     final: bool
     order_id: str  # the notices sent since the last report; "" when there were none
+    media: tuple[str, ...] = ()  # orders for recordings that must be answered as well
 
 
 ROUTED: tuple[type[Routed], ...] = (
     ItemOpened, ItemPointed, ItemLines, ItemUntagged, ItemRecording, ItemEnded, ItemRedacted, ItemErase, ItemErased,
-    PointerDropped, PartyDropped, Hold, EraseOrder, EraseReport,
+    PointerDropped, PartyDropped, Hold, LinkTold, LinkProbe, LinksFound, ProbeEnded, MediaErase, MediaMarked, MediaAnswered,
+    FollowOn, EraseOrder, EraseReport,
 )  # fmt: skip

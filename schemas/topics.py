@@ -213,6 +213,23 @@ class ErasureNotice(Record, frozen=True, kw_only=True):
     recordings: tuple[str, ...] = ()
 
 
+class MediaOrder(Record, frozen=True, kw_only=True):
+    """`media.orders`: delete this recording, every version and copy; answered by `erasure.acknowledged` of the target `media`.
+
+    `uri` is sealed under the hour's raw key, so an order is repeated for as long as nobody has answered it.
+    """
+
+    SCHEMA: ClassVar[str] = "MediaOrder"
+    SEALED_RAW: ClassVar[tuple[str, ...]] = ("uri",)
+    order_id: str
+    controller: str
+    conversation_id: str
+    recording_id: str
+    cause: Literal["request", "retention", "partial"]
+    acknowledge_by_ms: int
+    uri: Annotated[bytes, sealed("user.unique_id")] | None = None  # None: the publisher never said where it is
+
+
 class BreachAlert(Record, frozen=True, kw_only=True):
     """`breach.alerts`: a legal clock of an incident and the headroom that is left."""
 
@@ -272,6 +289,6 @@ class QuarantineEntry(Record, frozen=True, kw_only=True):
 
 TOPIC_VALUES: tuple[type[Record], ...] = (
     ControllerState, ConsentState, SuppressionState, ProtectedConversation, WrappedKey, Decision, RequestStatus,
-    ErasureNotice, BreachAlert, AuditEntry, AuditCheckpoint, QuarantineEntry,
+    ErasureNotice, MediaOrder, BreachAlert, AuditEntry, AuditCheckpoint, QuarantineEntry,
 )  # fmt: skip
 

@@ -19,7 +19,23 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from processors.kernel import Alarm, Audit, Delete, Effect, Emit, Forward, Mint, Nonce, Processor, Put, Refuse, Shred, State, Wake
+from processors.kernel import (
+    Alarm,
+    Audit,
+    Delete,
+    Effect,
+    Emit,
+    Forward,
+    Ledger,
+    Mint,
+    Nonce,
+    Processor,
+    Put,
+    Refuse,
+    Shred,
+    State,
+    Wake,
+)
 from schemas.base import Record
 from schemas.events import BY_TYPE
 from schemas.routed import ROUTED, Envelope
@@ -243,6 +259,9 @@ class Driver:
                 audited = any(isinstance(e, Audit) for e in done)
                 assert value is not None or audited, f"a tombstone on {topic} without an audit entry before it"
                 self.log.append(Told(owner, topic, key, value, refs))
+            case Ledger(orders):
+                for order in orders:
+                    self._apply(owner, order, done)
             case Forward(topic, key, refs, like):
                 self.log.append(Told(owner, topic, key, None, refs, like or self.task[0].envelope))
             case Wake(name, due_ms, of):

@@ -8,11 +8,12 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from connectors.cli import evidence, people, topology, watch
+from connectors.cli import evidence, keys, people, topology, watch
 from connectors.cli.gateway import add_gateway
 from connectors.cli.lag import add_lag
 from connectors.cli.output import diagnose, facts_table, rows_table
 from connectors.cli.publish import Publisher
+from connectors.cli.scan import add_scan
 from connectors.cli.session import AnyController, Session, command
 from connectors.cli.sim import add_sim
 from connectors.cli.up import add_up
@@ -28,6 +29,7 @@ app = typer.Typer(
 add_up(app)
 add_gateway(app)
 add_worker(app)
+add_scan(app)
 add_sim(app)
 
 
@@ -63,7 +65,7 @@ add_lag(app)
 for _name, _group in (
     ("consent", people.consent), ("subject", people.subject), ("request", people.request), ("hold", watch.hold),
     ("erase", people.erase), ("breach", watch.breach), ("retention", evidence.retention), ("audit", evidence.audit),
-    ("quarantine", watch.quarantine), ("topology", topology.topology), ("token", watch.token),
+    ("quarantine", watch.quarantine), ("topology", topology.topology), ("token", watch.token), ("keys", keys.keys),
 ):  # fmt: skip
     app.add_typer(_group, name=_name)
 

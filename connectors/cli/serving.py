@@ -6,9 +6,11 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from time import sleep
 from typing import TYPE_CHECKING, NamedTuple
 
 from connectors.cli.faults import BadUsage, CliFault, Unanswered
+from connectors.cli.media import follower_of, shelves_of
 from connectors.cli.output import diagnose
 from connectors.cli.session import ADDRESS, Session
 from connectors.cli.stopping import LOG_FORMAT, Stopper
@@ -17,6 +19,7 @@ from connectors.http.door import Options
 from connectors.http.problems import Problem
 from connectors.http.server import serve
 from connectors.http.tokens import FIRST_NAME, TokenStore, TokensUnusable
+from connectors.media import Follower
 from engine.deployment import Board
 from engine.service import Service
 
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
 TOKENS = "tokens.json"
 NAMES_MAX = 1_000
+OBEYED_SECS = 0.01
 HINT = "nobody could call this service yet: give --token-file FILE, which gets an administrator's token"
 
 
@@ -36,9 +40,17 @@ class EngineStopped(CliFault):
 
 def serve_folder(session: Session, data: Path, host: str, port: int) -> None:
     """Serve the deployment in `data` until SIGTERM or SIGINT. Raises `FolderInUse`, `CliFault`s."""
+    settings = session.settings
+    shelves = shelves_of(settings.media, [data, settings.keys.ring or data.with_name(data.name + ".ring")])
 
     def opened() -> Served:
-        return Served(Service.open(data, ring=session.settings.keys.ring, limits=session.limits()))
+        service = Service.open(data, ring=session.settings.keys.ring, limits=session.limits())
+
+        def wait() -> None:
+            while not service.loop.obeyed and service.failed is None:
+                sleep(OBEYED_SECS)
+
+        return Served(service, wait=wait, media=None if shelves is None else follower_of(shelves, settings.media, service))
 
     serve_until_told(session, data, host, port, opened)
 
@@ -49,6 +61,7 @@ class Served(NamedTuple):
     service: "Service | KafkaDoor"
     board: Board | None = None
     wait: Callable[[], None] = lambda: None  # until it can be started to serve; raises what keeps it from that
+    media: Follower | None = None
 
 
 def serve_until_told(session: Session, data: Path, host: str, port: int, opened: Callable[[], Served]) -> None:
@@ -56,12 +69,14 @@ def serve_until_told(session: Session, data: Path, host: str, port: int, opened:
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format=LOG_FORMAT)
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # it quotes exceptions; the door logs its own, without values
     stopper = Stopper()
-    service, board, wait = opened()
+    service, board, wait, media = opened()
     address = data / ADDRESS
     try:
         tokens = _tokens(data, session.given_token_file)
         service.start()
         wait()
+        if media is not None:
+            media.start()
 
         def ready(url: str) -> None:
             write_private(address, json.dumps({"url": url}) + "\n")
@@ -74,6 +89,8 @@ def serve_until_told(session: Session, data: Path, host: str, port: int, opened:
             raise Unanswered("it cannot listen there: the port is taken, or the address is not this machine's")
     finally:
         address.unlink(missing_ok=True)
+        if media is not None:
+            media.stop()
         service.stop()
     if service.failed is not None:
         raise EngineStopped("the engine stopped by itself; its log says why")

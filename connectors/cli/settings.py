@@ -28,6 +28,8 @@ FILE = "consentinel.toml"
 RAW_RETENTION_SECS = 86_400
 RAW_RETENTION_SECS_MAX = 7 * 86_400  # the backstop of the design, section 4: raw data never rests longer
 SECRET_BYTES_MAX = 65_536
+MEDIA_GIVE_UP_SECS = 3_600.0  # before an order that cannot be carried out has failed; it is told again after some hours
+MEDIA_GIVE_UP_SECS_MAX = 30 * 86_400.0
 FRESHNESS_SECS = 5.0  # design, section 5: an older read model denies
 
 
@@ -42,9 +44,22 @@ class RawSettings(_Section):
 
 
 class KeySettings(_Section):
-    """`keys`: where the key ring is; by default `DIR.ring` beside the data folder."""
+    """`keys`: where the key ring is: a file, by default `DIR.ring` beside the data folder, or Vault where `vault_url` is set.
+
+    What each `vault_` setting means is in `connectors/vault/connection.py`; `connectors/cli/rings.py` opens the ring.
+    """
 
     ring: Path | None = None
+    vault_url: str | None = None
+    vault_token_file: Path | None = None
+    vault_role_id: str | None = None
+    vault_secret_id_file: Path | None = None
+    vault_approle_mount: str = "approle"
+    vault_transit_mount: str = "transit"
+    vault_kv_mount: str = "secret"
+    vault_namespace: str = ""
+    vault_ca_file: Path | None = None
+    vault_prefix: str = "consentinel"
 
 
 class HttpSettings(_Section):
@@ -118,17 +133,49 @@ class WebhookSettings(_Section):
 
     def signing_secret(self) -> str:
         """The shared secret. Raises `BadUsage`."""
-        if self.secret is not None:
-            return self.secret.get_secret_value()
-        if self.secret_file is None:
-            raise BadUsage("webhook.secret: is needed with webhook.url, or webhook.secret_file")
-        try:
-            data = self.secret_file.read_bytes()
-            if len(data) <= SECRET_BYTES_MAX:
-                return data.decode().strip()
-        except (OSError, UnicodeDecodeError):
-            pass
-        raise BadUsage("webhook.secret_file: the file cannot be read")
+        return _given(self.secret, self.secret_file, "webhook.secret", "webhook.url")
+
+
+class MediaSettings(_Section):
+    """`media`: where recordings rest, so that they can be deleted; docs/media.md says what each means."""
+
+    roots: list[Path] = []
+    sidecars: list[str] = []
+    s3_endpoint: str | None = None
+    s3_region: str = "us-east-1"
+    s3_buckets: list[str] = []
+    s3_access_key: SecretStr | None = None
+    s3_access_key_file: Path | None = None
+    s3_secret_key: SecretStr | None = None
+    s3_secret_key_file: Path | None = None
+    s3_ca_file: Path | None = None
+    give_up_secs: Annotated[float, Field(ge=0, le=MEDIA_GIVE_UP_SECS_MAX)] = MEDIA_GIVE_UP_SECS
+
+    def access_key(self) -> str:
+        """The name of the key to the store. Raises `BadUsage`."""
+        return _given(self.s3_access_key, self.s3_access_key_file, "media.s3_access_key", "media.s3_endpoint")
+
+    def secret_key(self) -> str:
+        """The key to the store. Raises `BadUsage`."""
+        return _given(self.s3_secret_key, self.s3_secret_key_file, "media.s3_secret_key", "media.s3_endpoint")
+
+
+def _given(secret: SecretStr | None, file: Path | None, name: str, needed_by: str) -> str:
+    if secret is not None:
+        return secret.get_secret_value()
+    if file is None:
+        raise BadUsage(f"{name}: is needed with {needed_by}, or {name}_file")
+    return _secret_in(file, f"{name}_file")
+
+
+def _secret_in(file: Path, name: str) -> str:
+    try:
+        data = file.read_bytes()
+        if len(data) <= SECRET_BYTES_MAX:
+            return data.decode().strip()
+    except (OSError, UnicodeDecodeError):
+        pass
+    raise BadUsage(f"{name}: the file cannot be read")
 
 
 class Settings(BaseSettings):
@@ -143,6 +190,7 @@ class Settings(BaseSettings):
     kafka: KafkaSettings = KafkaSettings()
     redis: RedisSettings = RedisSettings()
     webhook: WebhookSettings = WebhookSettings()
+    media: MediaSettings = MediaSettings()
     freshness_secs: Annotated[float, Field(gt=0, le=60)] = FRESHNESS_SECS
     url: str | None = None
     token: SecretStr | None = None

@@ -67,6 +67,7 @@ def worker(
 def _run(
     session: Session, data: Path, connection: "Connection", sock: socket.socket, stopper: Stopper, *, accept_loss: bool
 ) -> None:  # fmt: skip
+    from connectors.cli.media import shelves_of, sink_of  # noqa: PLC0415 -- as for Faust, below
     from connectors.faust import HostedFailed, Place, host  # noqa: PLC0415 -- no other command needs Faust, nor Kafka's clients
     from engine.kafka.names import Names  # noqa: PLC0415
     from engine.kafka.preflight import check  # noqa: PLC0415
@@ -76,7 +77,8 @@ def _run(
     topology = default_topology()
     names = Names(connection.prefix, topology.task_specs())
     named = connection.worker_name(data)
-    sink = _sink(session)
+    sink, settings = _sink(session), session.settings
+    shelves = shelves_of(settings.media, [data, settings.keys.ring or data.with_name(data.name + ".ring")])
     registry = session.registry()
     feed = _feed(session, connection, names, named)
     check(connection, names, topology)
@@ -86,8 +88,9 @@ def _run(
     )  # fmt: skip
     place = Place(connection, named, data, sock)
     source = f"consentinel/{engine.ring.deployment()}"
+    media = None if shelves is None else sink_of(shelves, settings.media, engine)
     try:
-        host(place, engine, feed, sink, source, lambda url: print(f"ready {url}", flush=True), lambda: stopper.told)
+        host(place, engine, feed, sink, source, lambda url: print(f"ready {url}", flush=True), lambda: stopper.told, media)
     except HostedFailed as ended:
         raise WorkerEnded(str(ended)) from None
 

@@ -77,6 +77,8 @@ CALLS: dict[str, Call] = {
     "GET /v1/audit/proof": _call("auditor"),
     "GET /v1/audit/key": _call("auditor", "operator"),
     "POST /v1/audit/checkpoint": _call("auditor", "operator"),
+    "GET /v1/keys": _call("auditor", "operator"),
+    "POST /v1/keys/rotations": _call(),
     "POST /v1/tokens": _call(),
     "DELETE /v1/tokens/{name}": _call(),
 }

@@ -7,7 +7,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from connectors.http import audits, decisions, events, operations, requests, reveal, subjects, vendors
+from connectors.http import audits, decisions, events, keys, operations, receipts, requests, reveal, subjects, vendors
 from connectors.http.door import Door
 from connectors.http.problems import Problem
 from schemas.cloudevents import Event
@@ -15,7 +15,7 @@ from schemas.events import RequestStep
 
 Handler = Callable[[Door, Request], Awaitable[Response]]
 JSON = "application/json"
-PACKAGE, RECEIPT = "GET /v1/requests/{request_id}/package", "GET /v1/receipts/{request_id}"
+PACKAGE = "GET /v1/requests/{request_id}/package"
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,7 +59,7 @@ ROUTES: dict[str, Route] = {
     requests.ONE: Route(handler=requests.get_request),
     requests.ACT: Route(handler=requests.post_action, status=202, reads={JSON: RequestStep}),
     PACKAGE: Route(handler=_not_yet(PACKAGE)),
-    RECEIPT: Route(handler=_not_yet(RECEIPT)),
+    receipts.CALL: Route(handler=receipts.get_receipt, media="text/plain"),
     requests.ERASURES: Route(handler=requests.get_erasures, query=_WHOSE),
     subjects.SEARCH: Route(handler=subjects.post_search, reads={JSON: subjects.Search}),
     subjects.SHOW: Route(handler=subjects.get_subject, query={**_WHOSE, "reveal": False}),
@@ -73,9 +73,11 @@ ROUTES: dict[str, Route] = {
     operations.RETAIN: Route(handler=operations.post_retain),
     audits.REPORT: Route(handler=audits.get_report),
     audits.NOTES: Route(handler=audits.get_checkpoints),
-    audits.PROOF: Route(handler=audits.get_proof, query={"origin": True, "index": True}, media="text/plain"),
+    audits.PROOF: Route(handler=audits.get_proof, query={"origin": True, "index": False, "old": False}, media="text/plain"),
     audits.KEY: Route(handler=audits.get_key),
     audits.SIGN: Route(handler=audits.post_checkpoint),
+    keys.STATUS: Route(handler=keys.get_keys, query=_WHOSE),
+    keys.ROTATE: Route(handler=keys.post_rotation, status=202, reads={JSON: keys.RotateAsk}),
     operations.TOKENS: Route(handler=operations.post_token, status=201, reads={JSON: operations.NewToken}),
     operations.REVOKE: Route(handler=operations.delete_token),
 }

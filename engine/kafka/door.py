@@ -26,6 +26,7 @@ from engine.layout import FRONTIER, state_key
 from engine.merkle import Frontier
 from engine.notes import Signer
 from engine.overlay import decode_state
+from engine.rotation import KeyStatus, Rotations, keepers
 from engine.runtime import LogRecord, Output, partition_of
 from engine.secrets import Secrets
 from engine.topology import Topology
@@ -59,6 +60,7 @@ class KafkaDoor(Reads):
         self._ring, self._model, self._clients, self._names = ring, model, clients, names
         partitions = {name: topic.partitions for name, topic in topology.topics.items()}
         self._edge = Edge(clients, names, partitions)
+        self._rotations = Rotations(ring, keepers(topology))
         self._settings = SettingsTail(clients, names)
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -227,6 +229,14 @@ class KafkaDoor(Reads):
             if waited > CAUGHT_UP_SECS_MAX or self._stopping.wait(PULSE_SECS):
                 raise Unreachable("the read model is behind the log")
             waited += PULSE_SECS
+
+    def keys(self, controller: str | None = None) -> list[KeyStatus]:
+        """See `Deployment`."""
+        return self._rotations.status(controller)
+
+    def rotate_keys(self, controller: str, actor: str) -> None:
+        """See `Deployment`: the workers look at the ring every few seconds, and do it."""
+        self._rotations.begin(controller, self.clock(), lambda: self.secrets.actor(controller, actor))
 
     def retain_raw(self, *, at_once: bool = False) -> int:
         """Not offered: on a cluster raw retention is the workers'."""

@@ -29,6 +29,8 @@ from engine.keyring import RingUnavailable
 from engine.loop import CONTROLLERS, TaskLoop, plans
 from engine.notes import Signer
 from engine.outside import LookUp, Registered
+from engine.rotating import READERS_BEHIND_MS, KeyRotation
+from engine.rotation import Rotations, keepers
 from engine.runtime import FolderInUse, RuntimeFault
 from engine.secrets import Secrets
 from engine.service import IDLE_SECS, STOP_SECS_MAX, Limits, tune_interpreter
@@ -103,6 +105,9 @@ class Worker:
         self.secrets = Secrets(ring, os.urandom)
         self.shared = Shared(self.secrets, topology, None if look_up is None else Registered(look_up))
         self.loop = TaskLoop(runtime, plans(topology, processors()), self.shared, clock, RECORDS_PER_TASK_MAX)
+        rotations = Rotations(ring, keepers(topology))
+        leader = (FIRST_INTAKE.task, FIRST_INTAKE.partition)
+        self.loop.upkeep = KeyRotation(rotations, runtime, self.shared, leader=leader, behind_ms=READERS_BEHIND_MS)
         self.signer = Signer(f"consentinel/{ring.deployment()}", ring.signing_seed())
         self.batch_records, self.batch_secs = Histogram.over(BATCH_BOUNDS), Histogram.over(TURN_BOUNDS)
         self._retention = RawRetention(
@@ -171,8 +176,8 @@ class Worker:
 
     @property
     def ready(self) -> bool:
-        """Whether everything the group gave us is restored."""
-        return self.failed is None and self.runtime.ready
+        """Whether everything the group gave us is restored, and no order of the erasure ledger was forgotten in it."""
+        return self.failed is None and self.runtime.ready and self.loop.obeyed
 
     def lag(self) -> list[Lag]:
         """What is not folded yet, of the units that this worker owns, as of the last beat."""

@@ -14,6 +14,7 @@ class SeededRing:
         self._random = random
         self._keys: dict[tuple[str, ...], bytes] = {}
         self._raw: list[tuple[RawClass, int, bytes]] = []
+        self._ledger: list[bytes] = []
 
     def pepper(self, controller: str) -> bytes:
         """See `Keys`."""
@@ -44,6 +45,19 @@ class SeededRing:
     def deployment(self) -> str:
         """See `Keys`."""
         return self._key("deployment")[:16].hex()
+
+    def ledger_append(self, entry: bytes) -> int:
+        """See `Keys`."""
+        self._ledger.append(entry)
+        return len(self._ledger)
+
+    def ledger_mark(self) -> int:
+        """See `Keys`."""
+        return len(self._ledger)
+
+    def ledger_since(self, mark: int) -> list[tuple[int, bytes]]:
+        """See `Keys`."""
+        return list(enumerate(self._ledger, 1))[mark : mark + 1_000]
 
     def _key(self, *name: str) -> bytes:
         if name not in self._keys:

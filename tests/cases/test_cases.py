@@ -17,6 +17,7 @@ what follows, all of it exact but for fields that are left out:
     alarms   the owner's alarms that are set -> their times; `name/about` for those that name what they are about
     asks     (decide_use) parties, settings, use and verdict
 
+Where a file or a case has `links` (identifier -> its links), every probe is answered at once, by what stands there or by none.
 A case may set `limits` (a constant of the processor -> a value that a table can reach), `task` (the processors that fold the
 same owner's events, in order; all but the one under test only keep state), and `bug`: why it fails, until that is repaired.
 An identifier's ref reads `tel:+12025550143`, a sealed text `sealed:<scope>:<text>`, a hashed actor `acme/eve`.
@@ -40,8 +41,9 @@ from processors import item, parking
 from processors.decide_use import Mark, PartyView, Use, decide_use
 from processors.fence import Fence
 from processors.keep_consent import KeepConsent
-from processors.kernel import Audit, Delete, Effect, Emit, Forward, Mint, Put, Shred, Wake
+from processors.kernel import Audit, Delete, Effect, Emit, Forward, Ledger, Mint, Put, Shred, Wake
 from processors.permissions import Permissions
+from schemas.routed import LinkProbe
 from schemas.topics import ControllerState
 from tests.drivers import CONTROLLER, RECORDS, Driver, Told
 
@@ -51,7 +53,7 @@ UNITS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000}
 MOMENTS = {"valid_until", "expires", "until", "detected_at", "aware_at", "notified_at", "from", "to"}
 ENVELOPE = {"at", "type", "received", "id", "source", "by", "owner", "controller", "refs"}
 OUTCOMES = {"rows", "log", "audit", "refused", "effects", "records", "state", "keys", "alarms", "asks"}
-SHARED = {"owner", "settings", "task", "limits"}
+SHARED = {"owner", "settings", "task", "limits", "links"}
 SEPARATOR = "\x1f"  # between an alarm's name and what it is about
 
 
@@ -104,7 +106,20 @@ def load() -> list[Any]:
     return found
 
 
-def play(driver: Driver, steps: list[dict[str, Any]], defaults: dict[str, Any], owner: str) -> None:
+def answer_probes(driver: Driver, links: dict[str, list[str]], known: int, at: int, options: dict[str, Any]) -> int:
+    """Answer the probes that were sent since `known`; returns how much has been looked at."""
+    while known < len(driver.log):
+        told, known = driver.log[known], known + 1
+        if isinstance(told.value, LinkProbe):
+            data = {"request_id": told.value.request_id, "ref": told.key[0], "peers": links.get(told.key[0], []), "answer": True}
+            driver.send(told.owner, "LinksFound", data, at=at, refs=(), **options)
+    return known
+
+
+def play(
+    driver: Driver, steps: list[dict[str, Any]], defaults: dict[str, Any], owner: str, links: dict[str, list[str]] | None
+) -> None:  # fmt: skip
+    answered = 0
     for step in steps:
         if "fence" in step:  # what erase_subject would have left
             fence = msgspec.msgpack.encode(Fence(ms(step["fence"])))
@@ -123,6 +138,9 @@ def play(driver: Driver, steps: list[dict[str, Any]], defaults: dict[str, Any], 
             options["received"] = ms(step["received"])
         refs = tuple(step.get("refs", ()))
         driver.send(step.get("owner", owner), step["type"], data, at=ms(step["at"]), refs=refs, **options)
+        if links is not None:
+            own = {k: v for k, v in options.items() if k == "controller"}
+            answered = answer_probes(driver, links, answered, ms(step["at"]), own)
 
 
 def plain(value: Any) -> Any:
@@ -172,6 +190,8 @@ def in_words(effect: Effect) -> str:
             return f"gone {topic}" if value is None else f"emit {type(value).SCHEMA}"
         case Forward():
             return "forward"
+        case Ledger(orders):
+            return f"ledger {len(orders)}"
         case Wake(name, due_ms):
             return f"{'cancel' if due_ms is None else 'wake'} {name.partition(SEPARATOR)[0]}"
         case Mint(scope) | Shred(scope):
@@ -280,7 +300,7 @@ def test_case(name: str, defaults: dict[str, Any], case: dict[str, Any], monkeyp
     driver = driver_of(name, case.get("task", []))
     if "settings" in case and inspect.isclass(thing):
         driver.settings[CONTROLLER] = configured(case["settings"])
-    play(driver, case.get("given", []), defaults, owner)
+    play(driver, case.get("given", []), defaults, owner, case.get("links"))
     check(driver, case, owner)
     for row in case.get("asks", []):
         ask(driver, case, row)

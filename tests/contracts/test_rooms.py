@@ -28,6 +28,7 @@ THIRD_PARTY = {
     "engine": {"msgspec", "cryptography", "yaml"},
     "engine/kafka": {"msgspec", "confluent_kafka", "rocksdict"},
     "engine/simulation": {"msgspec", "confluent_kafka"},
+    "engine/scan": {"msgspec", "cryptography", "confluent_kafka", "phonenumbers", "rocksdict"},
     "connectors/http": {"fastapi", "starlette", "uvicorn", "pydantic", "prometheus_client", "msgspec", "anyio"},
     "connectors/cli": {"typer", "click", "rich", "httpx", "pydantic", "pydantic_settings", "msgspec", "uvicorn"},
     "connectors/vcon": {"msgspec"},
@@ -35,6 +36,8 @@ THIRD_PARTY = {
     "connectors/faust": {"faust", "mode", "aiokafka", "aiohttp", "prometheus_client", "msgspec"},
     "connectors/webhook": {"httpx", "msgspec"},
     "connectors/registry": {"httpx", "msgspec"},
+    "connectors/media": {"boto3", "botocore", "msgspec"},
+    "connectors/vault": {"httpx", "msgspec"},
     "law": set(),
 }
 AMBIENT_MODULES = {"time", "random", "secrets", "uuid", "os", "socket", "threading", "asyncio", "subprocess", "pathlib", "io"}
