@@ -25,6 +25,8 @@ from typing import Any, TypeVar
 from engine.keyring import (
     RAW_SPAN_MS,
     KeyInUse,
+    KeyRing,
+    OpenRing,
     RawClass,
     RingDamaged,
     RingExposed,
@@ -76,6 +78,13 @@ _ALIVE = """
     SELECT class || '/' || r.id, key FROM raw_keys r JOIN secrets s ON s.id = secret"""
 
 _OPENING = threading.Lock()  # POSIX: closing any descriptor of a file drops all locks of this process on it
+
+
+def ring_of(ring: Path | OpenRing | None, folder: Path, *, create: bool) -> KeyRing:
+    """Open the key ring of a data folder: the file beside it, another file, or what `ring` opens. Raises `RingFault`."""
+    if callable(ring):
+        return ring(create)
+    return FileRing(ring or folder.with_name(folder.name + ".ring"), create=create)
 
 
 class FileRing:

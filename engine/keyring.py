@@ -6,7 +6,7 @@ the few facts by which all processes of a deployment agree on a rotation of its 
 The file ring is `engine/filering.py`; further back-ends come behind the same protocol.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Literal, Protocol
 
@@ -128,3 +128,9 @@ class KeyRing(Keys, Protocol):
 
     def signing_seed(self) -> bytes:
         """Give the Ed25519 seed that checkpoints and receipts are signed with."""
+
+    def close(self) -> None:
+        """Forget every key and let go of what holds them."""
+
+
+OpenRing = Callable[[bool], KeyRing]  # whether the ring may be begun → the ring; raises `RingFault`

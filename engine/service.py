@@ -19,8 +19,8 @@ from engine.clock import Clock, system_clock
 from engine.context import Shared, withheld
 from engine.deployment import Look, Reads
 from engine.embedded import EmbeddedRuntime, Retention
-from engine.filering import FileRing
-from engine.keyring import RawClass, RingUnavailable
+from engine.filering import ring_of
+from engine.keyring import KeyRing, OpenRing, RawClass, RingUnavailable
 from engine.loop import TaskLoop, plans
 from engine.merkle import Frontier
 from engine.notes import Signer
@@ -70,7 +70,7 @@ class Service(Reads):
     """One embedded deployment. `open` it, then `start` its loop; or use it stopped, for what works offline."""
 
     def __init__(
-        self, folder: Path, ring: FileRing, runtime: EmbeddedRuntime, topology: Topology, clock: Clock, limits: Limits
+        self, folder: Path, ring: KeyRing, runtime: EmbeddedRuntime, topology: Topology, clock: Clock, limits: Limits
     ) -> None:
         self.folder, self.ring, self.runtime = folder, ring, runtime
         self.clock, self.limits = clock, limits
@@ -91,16 +91,15 @@ class Service(Reads):
 
     @classmethod
     def open(
-        cls, folder: Path, *, ring: Path | None = None, clock: Clock = system_clock, limits: Limits | None = None,
+        cls, folder: Path, *, ring: Path | OpenRing | None = None, clock: Clock = system_clock, limits: Limits | None = None,
         topology: Topology | None = None,
     ) -> "Service":  # fmt: skip
         """Open (or begin) the deployment in `folder`. Raises `FolderInUse`, `RingFault`, `StoreDamaged`."""
         topology = topology or default_topology()
-        path = ring or folder.with_name(folder.name + ".ring")
         begun = (folder / "consentinel.db").exists()
         runtime = EmbeddedRuntime(folder, topology.topic_specs(), topology.task_specs())
         try:
-            keys = FileRing(path, create=not begun)
+            keys = ring_of(ring, folder, create=not begun)
             return cls(folder, keys, runtime, topology, clock, limits or Limits())
         except BaseException:
             runtime.close()

@@ -44,7 +44,6 @@ def _opened(session: Session, data: Path, kafka: str | None) -> "Served":
     from connectors.redis import RedisBoard, RedisConnection, RedisLife, RedisReader  # noqa: PLC0415
     from connectors.redis.connection import RedisImpossible  # noqa: PLC0415
     from engine.clock import system_clock  # noqa: PLC0415
-    from engine.filering import FileRing  # noqa: PLC0415
     from engine.kafka.clients import ConfluentClients  # noqa: PLC0415
     from engine.kafka.door import KafkaDoor, begun  # noqa: PLC0415
     from engine.kafka.names import Names  # noqa: PLC0415
@@ -65,8 +64,7 @@ def _opened(session: Session, data: Path, kafka: str | None) -> "Served":
     check(connection, names, topology, role="gateway")
     clients = ConfluentClients(connection, names)
     data.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
-    path = settings.keys.ring or data.with_name(data.name + ".ring")
-    ring = FileRing(path, create=not path.exists() and not begun(clients, names, topology))
+    ring = session.ring(data)(not begun(clients, names, topology))
     model = RedisReader(life, connection.prefix, names.units)
     door = KafkaDoor(clients, names, topology, ring, model, system_clock, os.urandom)
 

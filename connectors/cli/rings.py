@@ -1,7 +1,6 @@
 """Which key ring the settings name, opened: the file beside the data folder, or the one in Vault."""
 
 from pathlib import Path
-from typing import Protocol
 
 from connectors.cli.faults import BadUsage
 from connectors.cli.settings import KeySettings
@@ -10,14 +9,7 @@ from engine.keyring import KeyRing
 _VAULT = "vault_"
 
 
-class OpenRing(KeyRing, Protocol):
-    """A ring that whoever opened it closes."""
-
-    def close(self) -> None:
-        """Forget every key and let go of what holds them."""
-
-
-def ring_of(keys: KeySettings, data: Path, create: bool) -> OpenRing:
+def ring_of(keys: KeySettings, data: Path, create: bool) -> KeyRing:
     """Open the ring of the deployment in `data`, which is made if `create`. Raises `BadUsage`, `RingFault`."""
     given = {name: value for name in keys.model_fields_set if (value := getattr(keys, name)) is not None}
     vault = {name.removeprefix(_VAULT): value for name, value in given.items() if name.startswith(_VAULT)}

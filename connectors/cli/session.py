@@ -15,7 +15,7 @@ from connectors.cli.client import Door
 from connectors.cli.faults import BadUsage, CliFault, Refused, Unanswered
 from connectors.cli.output import Format, diagnose, rows_of, show
 from connectors.cli.settings import Settings, load_settings
-from engine.keyring import RingFault
+from engine.keyring import OpenRing, RingFault
 from engine.runtime import FolderInUse, RuntimeFault
 from engine.service import Limits, Service
 
@@ -65,9 +65,15 @@ class Session:
         if not (data / STORE).is_file():
             raise Unanswered("there is no deployment in that data folder")
         try:
-            return Service.open(data, ring=self.settings.keys.ring, limits=self.limits())
+            return Service.open(data, ring=self.ring(data), limits=self.limits())
         except FolderInUse:
             return None
+
+    def ring(self, data: Path) -> OpenRing:
+        """How the key ring that the settings name is opened."""
+        from connectors.cli.rings import ring_of  # noqa: PLC0415 -- few commands need it
+
+        return functools.partial(ring_of, self.settings.keys, data)
 
     def limits(self) -> Limits:
         """What the settings allow the engine."""

@@ -83,7 +83,7 @@ def _run(
     feed = _feed(session, connection, names, named)
     check(connection, names, topology)
     engine = Worker.open(
-        connection, data, ring=session.settings.keys.ring, name=named, topology=topology, limits=session.limits(),
+        connection, data, ring=session.ring(data), name=named, topology=topology, limits=session.limits(),
         accept_loss=accept_loss, look_up=None if registry is None else registry.schema,
     )  # fmt: skip
     place = Place(connection, named, data, sock)

@@ -17,11 +17,11 @@ from engine.checkpoints import new_notes, newest, origin_of, record_of
 from engine.clock import Clock
 from engine.context import withheld
 from engine.deployment import CLOCKS_APART_MS, Look, NotOffered, Question, RawLook, ReadModel, Reads, Unreachable
-from engine.filering import FileRing
 from engine.kafka.clients import Clients
 from engine.kafka.edge import Edge, asking
 from engine.kafka.names import Names
 from engine.kafka.settings_tail import SettingsTail
+from engine.keyring import KeyRing
 from engine.layout import FRONTIER, state_key
 from engine.merkle import Frontier
 from engine.notes import Signer
@@ -49,7 +49,7 @@ class KafkaDoor(Reads):
     """See `engine.deployment.Deployment`. `start` it; it is ready once it knows every controller's settings."""
 
     def __init__(
-        self, clients: Clients, names: Names, topology: Topology, ring: FileRing, model: ReadModel,
+        self, clients: Clients, names: Names, topology: Topology, ring: KeyRing, model: ReadModel,
         clock: Clock, random: Callable[[int], bytes],
     ) -> None:  # fmt: skip
         super().__init__(model, topology, Secrets(ring, random))

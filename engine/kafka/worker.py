@@ -19,13 +19,14 @@ import msgspec
 from engine.checkpoints import sign_checkpoints
 from engine.clock import Clock, system_clock
 from engine.context import Shared, withheld
-from engine.filering import FileRing
+from engine.filering import ring_of
 from engine.kafka.clients import Clients, ConfluentClients
 from engine.kafka.connection import Connection
+from engine.kafka.door import begun
 from engine.kafka.names import Names, Unit
 from engine.kafka.retention import RawRetention
 from engine.kafka.runtime import KafkaRuntime
-from engine.keyring import RingUnavailable
+from engine.keyring import KeyRing, OpenRing, RingUnavailable
 from engine.loop import CONTROLLERS, TaskLoop, plans
 from engine.notes import Signer
 from engine.outside import LookUp, Registered
@@ -96,7 +97,7 @@ class Worker:
     """See the module. `failed` names what ended it; then nothing here goes on, and the host must end as well."""
 
     def __init__(
-        self, runtime: KafkaRuntime, clients: Clients, topology: Topology, ring: FileRing, lock: IO[bytes], *, clock: Clock,
+        self, runtime: KafkaRuntime, clients: Clients, topology: Topology, ring: KeyRing, lock: IO[bytes], *, clock: Clock,
         limits: Limits, interval_ms: int, look_up: LookUp | None = None,
     ) -> None:  # fmt: skip
         self.runtime, self.topology, self.ring, self.clock, self.limits = runtime, topology, ring, clock, limits
@@ -121,8 +122,8 @@ class Worker:
 
     @classmethod
     def open(
-        cls, connection: Connection, folder: Path, *, ring: Path | None = None, name: str, topology: Topology | None = None,
-        clock: Clock = system_clock, limits: Limits | None = None, accept_loss: bool = False,
+        cls, connection: Connection, folder: Path, *, ring: Path | OpenRing | None = None, name: str,
+        topology: Topology | None = None, clock: Clock = system_clock, limits: Limits | None = None, accept_loss: bool = False,
         look_up: LookUp | None = None,
     ) -> "Worker":  # fmt: skip
         """Open the worker `name` with its stores in `folder`. Raises `RuntimeFault` (Kafka's, the folder's), `RingFault`.
@@ -134,11 +135,10 @@ class Worker:
         names = Names(connection.prefix, tasks)
         folder.mkdir(parents=True, exist_ok=True)
         lock = _locked(folder / LOCK)
-        keys: FileRing | None = None
+        keys: KeyRing | None = None
         try:
-            path = ring or folder.with_name(folder.name + ".ring")
-            keys = FileRing(path, create=not (folder / UNITS).exists())
             clients = ConfluentClients(connection, names)
+            keys = ring_of(ring, folder, create=not (folder / UNITS).exists() and not begun(clients, names, topology))
             runtime = KafkaRuntime(
                 clients, names, topology.topic_specs(), tasks, folder=folder / UNITS, worker=name, clock=clock,
                 deployment=keys.deployment(), tables=(CONTROLLERS,), standby=connection.standby, accept_loss=accept_loss,

@@ -28,7 +28,7 @@ THIRD_PARTY = {
     "engine": {"msgspec", "cryptography", "yaml"},
     "engine/kafka": {"msgspec", "confluent_kafka", "rocksdict"},
     "engine/simulation": {"msgspec", "confluent_kafka"},
-    "engine/scan": {"msgspec", "cryptography", "confluent_kafka", "phonenumbers", "rocksdict"},
+    "engine/scan": {"msgspec", "cryptography", "confluent_kafka"},
     "connectors/http": {"fastapi", "starlette", "uvicorn", "pydantic", "prometheus_client", "msgspec", "anyio"},
     "connectors/cli": {"typer", "click", "rich", "httpx", "pydantic", "pydantic_settings", "msgspec", "uvicorn"},
     "connectors/vcon": {"msgspec"},
