@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from hashlib import sha256
-from typing import Any, ClassVar, Literal, assert_never
+from typing import Any, ClassVar, assert_never
 
 import msgspec
 
@@ -18,18 +18,17 @@ from processors.kernel import (
     Put,
     Receipt,
     Refuse,
-    Sealed,
     Shred,
     State,
     View,
     Wake,
 )
-from processors.order_media import TARGET as MEDIA
+from processors.request_case import DEADLINES, RequestCase, deadline_of, orders_of, status_of, warn
 from processors.terms import DAY_MS, response_due
 from schemas.base import Record
 from schemas.events import ErasureAcknowledged, RequestOpened, RequestStep
 from schemas.routed import EraseOrder, EraseReport, FollowOn, LinkProbe, LinksFound, MediaAnswered, ProbeEnded
-from schemas.topics import BreachAlert, ErasureNotice, IdentifierStatus, RequestClock, RequestStatus, TargetStatus
+from schemas.topics import ErasureNotice
 
 CLAIMS = "request"  # data-key scope of what the person told us; shredded at the final state
 OVERDUE = "due"
@@ -38,45 +37,6 @@ BEFORE_ORDER = ("identity_pending", "in_progress", "paused", "extended")
 WORKING = ("in_progress", "partially_fulfilled")
 CLOSURE_MAX = 32  # identifiers that a request reaches without a second look: families and offices are linked by mistake
 CLOSURE_REVIEWED_MAX = 1_000
-DEADLINES = "targets"
-WARNINGS: tuple[tuple[int, Literal["48h", "24h", "6h", "overdue"]], ...] = (
-    (2 * DAY_MS, "48h"), (DAY_MS, "24h"), (DAY_MS // 4, "6h"), (0, "overdue"),
-)  # fmt: skip
-
-
-class RequestCase(State):
-    """A request as its case keeps it. `refs` go when it is closed; `claims` open only while its own key lives."""
-
-    KIND: ClassVar[str] = "request"
-    SEALED: ClassVar[dict[str, str]] = {"claims": "claims"}
-    SEALED_IN: ClassVar[type[Record] | None] = RequestStatus
-    request_id: str
-    controller: str
-    right: str
-    regime: str
-    state: str
-    received_ms: int
-    due_ms: int
-    refs: list[str]
-    claims: Sealed = None
-    verified_by: str = ""  # keyed hash of the actor
-    approved_by: str = ""
-    ordered: bool = False
-    extended: bool = False
-    paused_ms: int | None = None
-    ground: str | None = None
-    reports: dict[int, tuple[int, int, bool]] = {}  # index of an identifier → erased, held, final
-    targets: dict[str, tuple[int, dict[str, tuple[str, int]]]] = {}  # target → deadline, order → outcome, when
-    orders: list[str] = []  # the orders that identifiers have told of; every target answers each
-    closed_ms: int | None = None
-    probing: list[str] = []  # identifiers that have not told of their links yet
-    beyond: list[str] = []  # linked, but more than a request reaches without a review
-    gathered: bool = False  # the identifiers were asked
-    wide: bool = False  # a review let it reach more
-    told: int = 0  # how many of `refs` were ordered
-    media: dict[str, str] = {}  # orders for recordings → outcome, "" while open
-    media_by_ms: int = 0
-    warned: dict[str, str] = {}  # target → the last warning about its deadline
 
 
 class RunRequest(Incurious):
@@ -135,7 +95,7 @@ class RunRequest(Incurious):
         if case is None or case.closed_ms is not None:
             return
         if alarm.name == DEADLINES:
-            yield from _warn(case, now.now_ms)
+            yield from warn(case, now.now_ms)
         elif case.due_ms <= now.now_ms:
             facts = {"state": case.state, "regime": case.regime, "request": case.request_id}
             yield Audit("request.overdue", case.controller, facts, named=False)
@@ -281,12 +241,12 @@ class RunRequest(Incurious):
             for index, ref in enumerate(fresh, case.told)
         ))  # fmt: skip
         case = msgspec.structs.replace(case, ordered=True, targets=waits, told=len(case.refs), media_by_ms=case.media_by_ms or by)
-        yield _deadline(case, at.receipt_ms)
+        yield deadline_of(case, at.receipt_ms)
         yield from self._settle(case, at.receipt_ms)
 
     def _acknowledge(self, case: RequestCase | None, event: ErasureAcknowledged, at: Receipt) -> Iterator[Effect]:
         facts = {"target": event.target, "outcome": event.outcome, "order": event.order_id}
-        if case is None or event.target not in case.targets or event.order_id not in _orders(case):
+        if case is None or event.target not in case.targets or event.order_id not in orders_of(case):
             yield Audit("erasure.acknowledged", at.controller, facts | {"request": "none"}, named=False)
             return
         deadline, answers = case.targets[event.target]
@@ -355,68 +315,3 @@ def _tell_again(case: RequestCase, target: str) -> Iterator[Effect]:
                 order_id=order_id, controller=case.controller, subject_ref=case.refs[index], items=(), cause="request",
                 acknowledge_by_ms=deadline, targets=(target,), request_id=case.request_id,
             ))  # fmt: skip
-
-
-def _open_targets(case: RequestCase) -> dict[str, int]:
-    """Deadline of every target that owes an answer."""
-    found = {
-        name: deadline for name, (deadline, answers) in case.targets.items()
-        if not case.orders or any(answers.get(o, ("", 0))[0] != "done" for o in case.orders)
-    }  # fmt: skip
-    return found | ({MEDIA: case.media_by_ms} if any(outcome != "done" for outcome in case.media.values()) else {})
-
-
-def _deadline(case: RequestCase, now_ms: int) -> Wake:
-    """Ring at the next warning about a target's deadline."""
-    moments = [case.media_by_ms, *(deadline for deadline, _ in case.targets.values())]
-    ahead = [ms - before for ms in moments for before, _ in WARNINGS if ms - before > now_ms]
-    return Wake(DEADLINES, min(ahead, default=None))
-
-
-def _warn(case: RequestCase, now_ms: int) -> Iterator[Effect]:
-    """Tell of every open target whose deadline is near or past: each warning once."""
-    warned = dict(case.warned)
-    for target, deadline in sorted(_open_targets(case).items()):
-        level = next((name for before, name in reversed(WARNINGS) if deadline - before <= now_ms), None)
-        if level is None or warned.get(target) == level:
-            continue
-        warned[target] = level
-        facts = {"target": target, "level": level, "request": case.request_id}
-        yield Audit("target.due", case.controller, facts, named=False)
-        yield Emit("breach.alerts", (case.request_id,), BreachAlert(
-            incident_id=case.request_id, controller=case.controller, clock=f"erasure.{target}", level=level, due_ms=deadline,
-            headroom_ms=deadline - now_ms, risk="",
-        ))  # fmt: skip
-    yield Put(msgspec.structs.replace(case, warned=warned))
-    yield _deadline(case, now_ms)
-
-
-def _orders(case: RequestCase) -> set[str]:
-    """The orders that may be acknowledged: the first of each identifier, and those told of since."""
-    return {*case.orders, *(f"{case.request_id}.{n}" for n in range(len(case.refs)))}
-
-
-def status_of(case: RequestCase) -> Emit:
-    """Say where a request stands, as `requests.state` carries it."""
-    targets = tuple(_target(name, deadline, answers, case.orders) for name, (deadline, answers) in case.targets.items())
-    if case.media:
-        targets += (_media(case),)
-    return Emit("requests.state", (case.request_id,), RequestStatus(
-        request_id=case.request_id, controller=case.controller, state=case.state, right=case.right, regime=case.regime,  # type: ignore[arg-type]
-        clock=RequestClock(received_ms=case.received_ms, due_ms=case.due_ms, paused_ms=case.paused_ms, extended=case.extended),
-        ground=case.ground, targets=targets, closed_ms=case.closed_ms, identifiers=tuple(
-            IdentifierStatus(index=n, erased=e, held=h, final=f) for n, (e, h, f) in sorted(case.reports.items())),
-    ))  # fmt: skip
-
-
-def _target(name: str, deadline_ms: int, answers: dict[str, tuple[str, int]], orders: list[str]) -> TargetStatus:
-    outcomes = {answers[o][0] if o in answers else "open" for o in orders} or {"open"}
-    outcome: Any = next(o for o in ("failed", "held", "open", "done") if o in outcomes)
-    answered = max((when for _, when in answers.values()), default=None)
-    return TargetStatus(target=name, outcome=outcome, acknowledge_by_ms=deadline_ms, answered_ms=answered)
-
-
-def _media(case: RequestCase) -> TargetStatus:
-    outcomes = {outcome or "open" for outcome in case.media.values()}
-    outcome: Any = next(o for o in ("failed", "held", "open", "done") if o in outcomes)
-    return TargetStatus(target=MEDIA, outcome=outcome, acknowledge_by_ms=case.media_by_ms)

@@ -23,8 +23,8 @@ from connectors.http.tokens import Token
 from engine.deployment import Unreachable
 from engine.layout import key_bytes
 from processors.admit_event import problem, refs_of, unfit
+from processors.request_case import RequestCase
 from processors.run_breach import Incident
-from processors.run_request import RequestCase
 from schemas.base import EventData
 from schemas.decode import Invalid, decode_event
 from schemas.events import BreachEvent, ErasureAcknowledged, Identifier, RequestOpened

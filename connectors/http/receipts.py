@@ -12,7 +12,7 @@ from engine.deployment import Deployment
 from engine.evidence import LogDamaged, NotProvable, receipt_of
 from engine.layout import key_bytes
 from engine.receipts import Receipt, ReceiptInvalid, receipt_json
-from processors.run_request import RequestCase, status_of
+from processors.request_case import RequestCase, status_of
 from schemas.topics import RequestStatus
 
 CALL = "GET /v1/receipts/{request_id}"

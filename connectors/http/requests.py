@@ -14,7 +14,7 @@ from connectors.http.events import take
 from connectors.http.problems import Problem
 from connectors.http.tokens import Token
 from engine.layout import key_bytes
-from processors.run_request import RequestCase, status_of
+from processors.request_case import RequestCase, status_of
 from schemas.topics import RequestStatus
 
 LIST, ONE, OPEN = "GET /v1/requests", "GET /v1/requests/{request_id}", "POST /v1/requests"
