@@ -11,7 +11,6 @@ import pytest
 
 import connectors.vault.ring as vault_module
 import engine.filering as file_module
-from connectors.cli.rings import OpenRing
 from connectors.vault import VaultRing
 from engine.filering import FileRing
 from engine.keyring import KeyInUse, KeyRing, RingMissing, RingUnavailable
@@ -24,13 +23,13 @@ NOW_MS = 1_800_000_000_000
 class Opens(Protocol):
     """Opens the test's ring, each time as another process would."""
 
-    def __call__(self, create: bool = False) -> OpenRing: ...
+    def __call__(self, create: bool = False) -> KeyRing: ...
 
 
 @pytest.fixture(params=["file", "vault"])
 def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opens]:
-    rings: list[OpenRing] = []
-    make: Callable[[bool], OpenRing]
+    rings: list[KeyRing] = []
+    make: Callable[[bool], KeyRing]
     if request.param == "file":
         make = lambda create: FileRing(tmp_path / "data.ring", create)  # noqa: E731
     else:
@@ -38,7 +37,7 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opens]:
         connection = server.connection(tmp_path, request.getfixturevalue("prefix"))
         make = lambda create: VaultRing(connection, create)  # noqa: E731
 
-    def one(create: bool = False) -> OpenRing:
+    def one(create: bool = False) -> KeyRing:
         rings.append(make(create))
         return rings[-1]
 
@@ -48,7 +47,7 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opens]:
 
 
 @pytest.fixture
-def ring(opened: Opens) -> OpenRing:
+def ring(opened: Opens) -> KeyRing:
     return opened(create=True)
 
 
@@ -60,7 +59,7 @@ def test_data_without_its_ring_never_gets_a_new_one(opened: Opens) -> None:
     assert opened(create=True).deployment() == opened().deployment() == made.deployment()
 
 
-def test_everything_outlives_a_restart(ring: OpenRing, opened: Opens) -> None:
+def test_everything_outlives_a_restart(ring: KeyRing, opened: Opens) -> None:
     def all_of(some: KeyRing) -> list[object]:
         return [
             some.pepper("acme"), some.pepper("other"), some.kek("acme", 17), some.kek("other", 17), some.signing_seed(),
@@ -75,7 +74,7 @@ def test_everything_outlives_a_restart(ring: OpenRing, opened: Opens) -> None:
     assert all_of(opened()) == before
 
 
-def test_a_closed_ring_gives_nothing(ring: OpenRing) -> None:
+def test_a_closed_ring_gives_nothing(ring: KeyRing) -> None:
     ring.pepper("acme")
     ring.kek("acme", 1)
     ring.close()
@@ -84,7 +83,7 @@ def test_a_closed_ring_gives_nothing(ring: OpenRing) -> None:
             ask()
 
 
-def test_keys_are_drawn_apart(ring: OpenRing) -> None:
+def test_keys_are_drawn_apart(ring: KeyRing) -> None:
     for controller in ("acme", "Ängström & Söhne / 2"):
         ring.kek(controller, 0)
         ring.kek(controller, 4095)
@@ -112,7 +111,7 @@ def test_processes_that_begin_at_once_agree(opened: Opens) -> None:
         assert len(set(pool.map(said, rings * 2))) == 1
 
 
-def test_a_shard_rotates_once_per_epoch_and_alone(ring: OpenRing) -> None:
+def test_a_shard_rotates_once_per_epoch_and_alone(ring: KeyRing) -> None:
     first, neighbour = ring.kek("acme", 7), ring.kek("acme", 8)
     assert ring.rotate_kek("acme", 7, after=1) == 2
     assert ring.rotate_kek("acme", 7, after=1) == 2  # asked again after a crash
@@ -130,12 +129,12 @@ def test_a_shard_rotates_once_per_epoch_and_alone(ring: OpenRing) -> None:
         ring.kek("acme", 4096)
 
 
-def test_a_shard_that_was_never_used_rotates_too(ring: OpenRing) -> None:
+def test_a_shard_that_was_never_used_rotates_too(ring: KeyRing) -> None:
     assert ring.rotate_kek("acme", 9, after=1) == 2
     assert ring.kek("acme", 9)[0] == 2
 
 
-def test_a_destroyed_epoch_is_nowhere_and_its_neighbours_stay(ring: OpenRing, opened: Opens) -> None:
+def test_a_destroyed_epoch_is_nowhere_and_its_neighbours_stay(ring: KeyRing, opened: Opens) -> None:
     shards = (5, 6, 70)
     with ring.together():
         for shard in shards:
@@ -158,7 +157,7 @@ def test_a_destroyed_epoch_is_nowhere_and_its_neighbours_stay(ring: OpenRing, op
     assert ring.rotate_kek("acme", 5, after=2) == 3  # the number of a destroyed epoch is never given again
 
 
-def test_a_raw_key_lasts_an_hour_and_a_quarantine_key_a_day(ring: OpenRing) -> None:
+def test_a_raw_key_lasts_an_hour_and_a_quarantine_key_a_day(ring: KeyRing) -> None:
     for class_, span in (("raw", HOUR_MS), ("quarantine", DAY_MS)):
         first = ring.raw_key(class_, NOW_MS)  # type: ignore[arg-type]
         assert ring.raw_key(class_, NOW_MS + span - 1) == first  # type: ignore[arg-type]
@@ -172,12 +171,12 @@ def test_a_raw_key_lasts_an_hour_and_a_quarantine_key_a_day(ring: OpenRing) -> N
     ]  # fmt: skip
 
 
-def test_a_key_opened_by_a_clock_far_ahead_does_not_stay(ring: OpenRing) -> None:
+def test_a_key_opened_by_a_clock_far_ahead_does_not_stay(ring: KeyRing) -> None:
     ahead = ring.raw_key("raw", NOW_MS + 300 * DAY_MS)
     assert ring.raw_key("raw", NOW_MS)[0] > ahead[0]
 
 
-def test_destroyed_raw_keys_are_nowhere_and_their_numbers_never_return(ring: OpenRing, opened: Opens) -> None:
+def test_destroyed_raw_keys_are_nowhere_and_their_numbers_never_return(ring: KeyRing, opened: Opens) -> None:
     keys = dict(ring.raw_key("raw", NOW_MS + hour * HOUR_MS) for hour in range(5))
     with pytest.raises(KeyInUse):
         ring.destroy_raw([1, 5])
@@ -194,14 +193,14 @@ def test_destroyed_raw_keys_are_nowhere_and_their_numbers_never_return(ring: Ope
     assert ring.raw_key("raw", NOW_MS)[0] == 6
 
 
-def test_a_closed_class_opens_another_key_at_once(ring: OpenRing) -> None:
+def test_a_closed_class_opens_another_key_at_once(ring: KeyRing) -> None:
     first = ring.raw_key("raw", NOW_MS)
     ring.close_raw("raw", NOW_MS + 1)
     assert ring.raw_key("raw", NOW_MS + 2)[0] > first[0]
 
 
 @pytest.mark.parametrize("by_itself", [False, True])
-def test_what_another_process_changed_is_seen_within_a_second(ring: OpenRing, opened: Opens, by_itself: bool) -> None:
+def test_what_another_process_changed_is_seen_within_a_second(ring: KeyRing, opened: Opens, by_itself: bool) -> None:
     other = opened()
     key, raw = ring.kek("acme", 3)[1], ring.raw_key("raw", NOW_MS)
     assert ring.kek_at("acme", 3, 1) == key
@@ -221,7 +220,7 @@ def test_what_another_process_changed_is_seen_within_a_second(ring: OpenRing, op
     assert ring.raw_key("raw", NOW_MS) == newer
 
 
-def test_invented_controllers_do_not_fill_the_ring(ring: OpenRing, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invented_controllers_do_not_fill_the_ring(ring: KeyRing, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(file_module, "CONTROLLERS_MAX", 2)
     monkeypatch.setattr(vault_module, "CONTROLLERS_MAX", 2)
     ring.pepper("acme")
@@ -232,7 +231,7 @@ def test_invented_controllers_do_not_fill_the_ring(ring: OpenRing, monkeypatch: 
     assert ring.kek("acme", 1)[0] == 1
 
 
-def test_the_ledger_is_one_sequence_for_all_processes(ring: OpenRing, opened: Opens) -> None:
+def test_the_ledger_is_one_sequence_for_all_processes(ring: KeyRing, opened: Opens) -> None:
     assert (ring.ledger_mark(), ring.ledger_since(0)) == (0, [])
     other = opened()
     entries = [bytes([n]) * (300_000 if n == 20 else 9_000 if n == 21 else n) for n in range(70)]
@@ -252,7 +251,7 @@ def test_entries_that_are_appended_at_once_all_stand_in_the_ledger(opened: Opens
     assert dict(rings[0].ledger_since(0)) == {mark: f"{n}".encode() for n, mark in enumerate(marks)}
 
 
-def test_a_note_is_written_only_over_what_its_writer_has_seen(ring: OpenRing, opened: Opens) -> None:
+def test_a_note_is_written_only_over_what_its_writer_has_seen(ring: KeyRing, opened: Opens) -> None:
     other = opened()
     assert ring.notes("") == {}
     assert ring.put_note("rotation/a%2Fb", b"\x00one", None)
@@ -282,7 +281,7 @@ def test_of_many_who_write_a_note_at_once_one_does(opened: Opens) -> None:
         assert sum(pool.map(write, rings)) == 1
 
 
-def test_errors_name_nobody(ring: OpenRing) -> None:
+def test_errors_name_nobody(ring: KeyRing) -> None:
     with pytest.raises(KeyInUse) as caught:
         ring.destroy_kek("acme", 1, ring.kek("acme", 1)[0])
     assert "acme" not in str(caught.value)
