@@ -2,7 +2,8 @@
 
 Kinds are data: what a later release calls a new kind of entry is listed like any other. Only these are understood beyond that:
 `request.opened` (what was asked), the fact `state` of `request.*` (how it stands), `erasure.ordered` (how many to wait for),
-`erasure.done` and `erasure.held` (how an identifier fares), `erasure.acknowledged` (what a target answered).
+`erasure.done` and `erasure.held` (how an identifier fares), `erasure.acknowledged` (what a target answered), and for recordings
+`media.ordered`, `media.deleted` and `media.kept`.
 """
 
 import json
@@ -17,7 +18,8 @@ from schemas.topics import AuditEntry
 FULFILLED = "fulfilled"
 REQUEST = "request"  # the fact that names the request
 OUTCOMES = {"erasure.done": "erased", "erasure.held": "held"}
-ANSWERS = ("failed", "held", "done")  # the worst answer to any order of a target is the target's
+ANSWERS = ("failed", "held", "open", "done")  # the worst answer to any order of a target is the target's
+ANSWERED = {"erasure.acknowledged", "media.ordered", "media.deleted", "media.kept"}  # an order is open until it is answered
 PLAIN = re.compile(r"[A-Za-z0-9_.:/@*#+-]+", re.ASCII)
 COUNT = re.compile(r"[0-9]{1,9}", re.ASCII)
 
@@ -106,7 +108,7 @@ def _identifiers(subjects: Mapping[str, list[AuditEntry]]) -> Iterator[Party]:
 
 def _answer(found: Iterable[AuditEntry]) -> str:
     """What a target has answered: the last answer to each order, and the worst of these. Without any it is open."""
-    last = {e.facts.get("order", ""): e.facts.get("outcome", "") for e in found if e.kind == "erasure.acknowledged"}
+    last = {e.facts.get("order", ""): e.facts.get("outcome", "open") for e in found if e.kind in ANSWERED}
     return next((answer for answer in ANSWERS if answer in last.values()), "open")
 
 

@@ -51,6 +51,7 @@ class Erasure(State):
     reports: int = 0  # each begins a new round of notices, with an order id of its own
     noticed: bool = False  # in this round
     media: list[str] = []  # orders for recordings of what is gone
+    unfinished: bool = False  # a further step is due: homes may answer before it, and must not end the erasure
 
 
 class Waiting(State):
@@ -163,7 +164,7 @@ class EraseSubject(Incurious):
             yield Emit("subject.events", (pointer.home,), order)
         erasure = msgspec.structs.replace(
             erasure, erased=erasure.erased + len(gone), awaiting=sorted({*erasure.awaiting, *asked}),
-            held=sorted(held), media=sorted({*erasure.media, *media}),
+            held=sorted(held), media=sorted({*erasure.media, *media}), unfinished=more,
         )  # fmt: skip
         if gone or not (erasure.reports or erasure.noticed):  # consents go too, so there is a notice without any item
             yield _notice(view.owner, request_id, erasure, tuple(gone))
@@ -175,7 +176,7 @@ class EraseSubject(Incurious):
             yield from self._report(view, request_id, erasure)
 
     def _report(self, view: View, request_id: str, erasure: Erasure) -> Iterator[Effect]:
-        if erasure.awaiting:
+        if erasure.awaiting or erasure.unfinished:
             return
         kept = len(erasure.held) + len(erasure.held_at_homes)
         done = not kept

@@ -107,7 +107,7 @@ class OrderMedia(Incurious):
         yield Mint(ADDRESS, at.controller)
         yield Put(task, (), scope=ADDRESS)
         for request_id in waiting or [""]:
-            yield Audit("media.ordered", at.controller, _facts(task, request_id), named=False)
+            yield Audit("media.ordered", at.controller, _facts(view, task, request_id), named=False)
         yield from self._mark(task, "planned_for_deletion")
         yield from self._send(view, task, at.receipt_ms)
 
@@ -128,7 +128,7 @@ class OrderMedia(Incurious):
         task = msgspec.structs.replace(task, outcome=event.outcome, uri=None if event.outcome == "done" else task.uri)
         for request_id in task.requests or [""]:
             kind = "media.deleted" if event.outcome == "done" else "media.kept"
-            yield Audit(kind, at.controller, _facts(task, request_id) | {"outcome": event.outcome}, named=False)
+            yield Audit(kind, at.controller, _facts(view, task, request_id) | {"outcome": event.outcome}, named=False)
         yield Put(task)
         if event.outcome == "done":
             yield Shred(ADDRESS)
@@ -156,5 +156,6 @@ def _order_id(view: View, task: MediaTask) -> str:
     return f"{_name(view)}.{task.round}"
 
 
-def _facts(task: MediaTask, request_id: str) -> dict[str, str]:
-    return {"cause": task.cause, "target": TARGET} | ({"request": request_id} if request_id else {})
+def _facts(view: View, task: MediaTask, request_id: str) -> dict[str, str]:
+    facts = {"cause": task.cause, "target": TARGET, "order": _order_id(view, task)}
+    return facts | ({"request": request_id} if request_id else {})

@@ -50,6 +50,7 @@ class RequestCase(State):
     media: dict[str, str] = {}  # orders for recordings → outcome, "" while open
     media_by_ms: int = 0
     warned: dict[str, str] = {}  # target → the last warning about its deadline
+    erased: list[str] = []  # identifiers that a follow-on's parent erased: it does not reach back
 
 
 def open_targets(case: RequestCase) -> dict[str, int]:

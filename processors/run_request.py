@@ -144,11 +144,11 @@ class RunRequest(Incurious):
             if not case.gathered:
                 case = msgspec.structs.replace(case, gathered=True, probing=list(case.refs))
                 yield from _probe(case, case.refs)
-            elif case.wide and case.beyond:
-                room = CLOSURE_REVIEWED_MAX - len(case.refs)
-                more = case.beyond[:room]
+            elif case.wide and case.beyond and (room := CLOSURE_REVIEWED_MAX - len(case.refs)) > 0:
+                more, left = case.beyond[:room], case.beyond[room:]  # with more than that it stays open, and says why
                 case = msgspec.structs.replace(
-                    case, refs=[*case.refs, *more], probing=[*case.probing, *more], beyond=[], ground=None
+                    case, refs=[*case.refs, *more], probing=[*case.probing, *more], beyond=left,
+                    ground=case.ground if left else None,
                 )  # fmt: skip
                 yield from _probe(case, more)
             elif not case.probing and not case.beyond and case.told < len(case.refs):
@@ -163,7 +163,7 @@ class RunRequest(Incurious):
             if case.ordered and not event.answer:
                 yield from _open_follow_ons(case, event)
             return
-        known = {*case.refs, *case.beyond}
+        known = {*case.refs, *case.beyond, *case.erased}
         fresh = [peer for peer in dict.fromkeys(event.peers) if peer not in known]
         room = max(0, (CLOSURE_REVIEWED_MAX if case.wide else CLOSURE_MAX) - len(case.refs))
         reached, beyond = fresh[:room], [*case.beyond, *fresh[room:]]
@@ -188,7 +188,7 @@ class RunRequest(Incurious):
         due = response_due(event.regime, at.receipt_ms, extended=False)
         case = RequestCase(
             event.request_id, at.controller, "erasure", event.regime, "in_progress", at.receipt_ms, due, list(event.refs),
-            verified_by=event.verified_by, approved_by=event.approved_by,
+            verified_by=event.verified_by, approved_by=event.approved_by, erased=list(event.erased),
         )  # fmt: skip
         yield Wake(OVERDUE, due)
         facts = {"right": "erasure", "regime": event.regime, "due_ms": str(due), "received_via": "follow-on"}
@@ -279,7 +279,7 @@ class RunRequest(Incurious):
             for ref in case.refs:
                 yield Emit("subject.events", (ref,), ProbeEnded(request_id=case.request_id))
         refs = [""] * len(case.refs)  # after completion a ref may exist only in fence and suppression
-        case = msgspec.structs.replace(case, closed_ms=now_ms, refs=refs, probing=[], beyond=[], claims=None)
+        case = msgspec.structs.replace(case, closed_ms=now_ms, refs=refs, probing=[], beyond=[], erased=[], claims=None)
         yield Put(case)
         yield Shred(CLAIMS, {"request": case.request_id})
         yield Wake(OVERDUE, None)
@@ -298,8 +298,8 @@ def _open_follow_ons(case: RequestCase, event: LinksFound) -> Iterator[Effect]:
     for peer in event.peers:
         request_id = f"{case.request_id}+{sha256(peer.encode()).hexdigest()[:8]}"
         yield Emit("case.events", ("request", request_id), FollowOn(
-            request_id=request_id, parent=case.request_id, regime=case.regime, refs=(peer,), verified_by=case.verified_by,
-            approved_by=case.approved_by,
+            request_id=request_id, parent=case.request_id, regime=case.regime, refs=(peer,), erased=(event.ref,),
+            verified_by=case.verified_by, approved_by=case.approved_by,
         ))  # fmt: skip
 
 

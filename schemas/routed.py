@@ -243,6 +243,7 @@ class FollowOn(Routed, frozen=True, kw_only=True):
     parent: str
     regime: str
     refs: tuple[Ref, ...]
+    erased: tuple[Ref, ...]  # by the parent: who comes back under these is not asked for
     verified_by: str
     approved_by: str
 

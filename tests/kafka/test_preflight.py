@@ -228,7 +228,7 @@ def test_a_check_writes_nothing(kafka: Kafka, fresh_prefix: str) -> None:
     before = state(connection)
     fault = refusal(connection)
     assert isinstance(fault, TopicsMissing)
-    assert "and 17 more" in str(fault) and "topology apply" in str(fault)
+    assert "and 18 more" in str(fault) and "topology apply" in str(fault)
     after = state(connection)
     assert after[0] - before[0] <= {"__consumer_offsets"} and after[1] == before[1] == 0
 

@@ -24,7 +24,7 @@ from engine.scan.sources import everything, folder
 from engine.scan.tokens import Opener
 from engine.scan.wire import cluster
 from engine.topology import default_topology
-from tests.parts.kafka import Broker, Kafka
+from tests.parts.kafka import Broker
 from tests.parts.redis import RedisServer
 
 CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
@@ -55,8 +55,15 @@ def produce(bootstrap: str, topic: str, value: bytes, codec: str = "none", *, ke
     assert producer.flush(20) == 0
 
 
+@pytest.fixture(scope="module")
+def kafka(kafka_jars: None) -> Iterator[Broker]:
+    """A broker of ours: its files are here."""
+    with Broker() as broker:
+        yield broker
+
+
 @pytest.fixture
-def planted(kafka: Kafka, fresh_prefix: str) -> str:
+def planted(kafka: Broker, fresh_prefix: str) -> str:
     """The prefix of topics that hold a needle in a batch of each codec, and one in an aborted transaction."""
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
     topics = [f"{fresh_prefix}{name}" for name in ("calls", "consents", "changelog.subject")]
@@ -75,17 +82,15 @@ def planted(kafka: Kafka, fresh_prefix: str) -> str:
     return fresh_prefix
 
 
-def test_every_codec_and_an_aborted_transaction_are_read_over_the_wire(kafka: Kafka, planted: str) -> None:
+def test_every_codec_and_an_aborted_transaction_are_read_over_the_wire(kafka: Broker, planted: str) -> None:
     connection, topology = Connection(bootstrap=kafka.bootstrap, prefix=planted), default_topology()
     names = Names(planted, topology.task_specs())
     looked = found(lambda: cluster(ConfluentClients(connection, names), names, topology.topics), [*NEEDLES, ABORTED])
     assert {at.needle: at.place.name for at in looked.found} == {**dict.fromkeys(range(1, 6), "calls"), 11: "consents"}
 
 
-def test_every_codec_and_an_aborted_transaction_are_read_from_the_brokers_disk(kafka: Kafka, planted: str) -> None:
-    if not isinstance(kafka, Broker) or kafka.folder is None:
-        pytest.skip("needs a broker whose files are here")
-    # The session's broker has the topics of other tests as well: only this test's partitions are looked at.
+def test_every_codec_and_an_aborted_transaction_are_read_from_the_brokers_disk(kafka: Broker, planted: str) -> None:
+    assert kafka.folder is not None
     read = everything([folder(p, "kafka_log", planted) for p in sorted((kafka.folder / "data").glob(f"{planted}*"))])
     ref = Needle(20, "ref", REF)
     looked = found(read, [*NEEDLES, ABORTED, ref])

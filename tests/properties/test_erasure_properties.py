@@ -17,9 +17,9 @@ REST_MS = 10 * 60_000
 MAY_REMAIN = ("fence", "fenced")  # design section 6.3: after completion a ref exists only in fence and suppression
 
 
-@pytest.fixture(scope="module")
-def ring(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    ring = FileRing(tmp_path_factory.mktemp("ring") / "test.ring", create=True)
+@pytest.fixture
+def ring(tmp_path: Path) -> Any:
+    ring = FileRing(tmp_path / "test.ring", create=True)  # each world its own: the ledger in it is obeyed
     yield ring
     ring.close()
 

@@ -17,9 +17,9 @@ ANN, ANN_MAIL, BEN, CARL = "+12025550123", "ann@example.com", "+12025550177", "+
 T0 = START_MS - 3_600_000
 
 
-@pytest.fixture(scope="module")
-def ring(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    ring = FileRing(tmp_path_factory.mktemp("ring") / "test.ring", create=True)
+@pytest.fixture
+def ring(tmp_path: Path) -> Any:
+    ring = FileRing(tmp_path / "test.ring", create=True)  # each world its own: the ledger in it is obeyed
     yield ring
     ring.close()
 
