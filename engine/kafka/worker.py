@@ -22,7 +22,6 @@ from engine.context import Shared, withheld
 from engine.filering import ring_of
 from engine.kafka.clients import Clients, ConfluentClients
 from engine.kafka.connection import Connection
-from engine.kafka.door import begun
 from engine.kafka.names import Names, Unit
 from engine.kafka.retention import RawRetention
 from engine.kafka.runtime import KafkaRuntime
@@ -138,7 +137,7 @@ class Worker:
         keys: KeyRing | None = None
         try:
             clients = ConfluentClients(connection, names)
-            keys = ring_of(ring, folder, create=not (folder / UNITS).exists() and not begun(clients, names, topology))
+            keys = ring_of(ring, folder, create=not (folder / UNITS).exists())
             runtime = KafkaRuntime(
                 clients, names, topology.topic_specs(), tasks, folder=folder / UNITS, worker=name, clock=clock,
                 deployment=keys.deployment(), tables=(CONTROLLERS,), standby=connection.standby, accept_loss=accept_loss,
