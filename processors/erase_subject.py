@@ -6,7 +6,19 @@ from typing import Any, ClassVar, assert_never
 import msgspec
 
 from processors.fence import Fence, Fenced, mark_of
-from processors.item import SWEEP, Asked, HeldBy, Item, Pointer, destroy_item, forget_nonce, is_held, media_orders, sweep
+from processors.item import (
+    SWEEP,
+    Asked,
+    HeldBy,
+    Item,
+    MediaOwed,
+    Pointer,
+    destroy_item,
+    forget_nonce,
+    is_held,
+    media_orders,
+    sweep,
+)
 from processors.kernel import (
     Alarm,
     Audit,
@@ -25,7 +37,7 @@ from processors.kernel import (
 from processors.link_identity import Probed, unlink_all
 from processors.permissions import ALWAYS_MS, CONSENT_EXPIRY, EVIDENCE_SCOPE, PART, ConsentEvidence, Permissions
 from schemas.base import Record
-from schemas.routed import EraseOrder, EraseReport, Hold, ItemErase, ItemErased
+from schemas.routed import EraseOrder, EraseReport, Hold, ItemErase, ItemErased, MediaErase
 from schemas.topics import ErasureNotice
 
 CELLS_PER_STEP = 100  # rows of consent.state turned into tombstones in one step
@@ -112,8 +124,13 @@ class EraseSubject(Incurious):
 
     def _begin(self, view: View, event: EraseOrder, at: Receipt) -> Iterator[Effect]:
         old = view.get(Fence) or Fence()
-        if event.request_id in old.requests:
-            return  # given again after a restore, or by a turn that was lost
+        if event.request_id in old.requests:  # given again after a restore, or by a turn that was lost
+            if view.get(Erasure, event.request_id) is None:  # done; who asks may have been restored and not know it
+                yield Emit("case.events", ("request", event.request_id), EraseReport(
+                    request_id=event.request_id, index=event.index, erased=0, held=0, final=True,
+                    order_id=f"{event.request_id}.{event.index}",
+                ))  # fmt: skip
+            return
         known = view.get(Permissions)
         epoch = max(old.epoch, known.epoch + 1 if known else 0)
         requests = [*old.requests, event.request_id][-REQUESTS_MAX:]
@@ -123,6 +140,12 @@ class EraseSubject(Incurious):
                 yield Put(Fenced(at.receipt_ms), (mark_of(view.owner, event_id),))
         yield Audit("erasure.fenced", at.controller, {"request": event.request_id, "index": str(event.index)})
         erasure = Erasure(at.controller, event.index, list(event.targets), event.acknowledge_by_ms, at.receipt_ms)
+        for (order,), owed in list(view.scan(MediaOwed)):  # of items that are gone already: this request waits for them too
+            erasure.media.append(order)
+            yield Emit("case.events", ("media", order), MediaErase(
+                conversation_id=owed.conversation_id, recording_id=owed.recording_id, cause="request",
+                acknowledge_by_ms=event.acknowledge_by_ms, request_id=event.request_id, asker=view.owner,
+            ))  # fmt: skip
         yield Put(erasure, (event.request_id,))
         yield Wake(STEP, at.receipt_ms)
 

@@ -77,6 +77,14 @@ class ItemMedia(State):
     fate: Literal["", "planned_for_deletion", "deleted"] = ""
 
 
+class MediaOwed(State):
+    """An order for a recording of a destroyed item that nobody has answered yet; its part is the order."""
+
+    KIND: ClassVar[str] = "owed"
+    conversation_id: str
+    recording_id: str
+
+
 class Pointer(State):
     """Says that this identifier was on the conversation, but the content is with the party's home."""
 
@@ -161,8 +169,9 @@ def destroy_item(
         order = case_of(item.controller, conversation_id, recording_id)
         yield Emit("case.events", ("media", order), MediaErase(
             conversation_id=conversation_id, recording_id=recording_id, cause=cause, uri=uri, request_id=asked.request_id,
-            acknowledge_by_ms=asked.acknowledge_by_ms,
+            acknowledge_by_ms=asked.acknowledge_by_ms, asker=view.owner,
         ))  # fmt: skip
+        yield Put(MediaOwed(conversation_id, recording_id), (order,))
     by = {"request": asked.request_id} if asked.request_id else {}
     yield Audit("item.destroyed", item.controller, {"cause": cause, "party_role": item.role} | by)
     yield Shred(conversation_id, by)

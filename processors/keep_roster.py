@@ -193,7 +193,9 @@ class KeepRoster:
         mark = at.ref(at.controller, "party", party.party_id)
         known = next((n for n, p in enumerate(roster.parties) if p.mark == mark), None)
         if known is not None and not (roster.parties[known].gone and not roster.parties[known].erased):
-            if not roster.parties[known].erased:
+            if roster.parties[known].erased:
+                yield Audit("event.refused", at.controller, {"reason": "party-gone"}, named=False)
+            else:
                 yield from self._open(roster, known, party, metadata, at)
             return roster
         if known is None and len(roster.parties) >= PARTIES_MAX:

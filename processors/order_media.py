@@ -29,7 +29,7 @@ from processors.kernel import (
 from processors.terms import HOUR_MS
 from schemas.base import Record
 from schemas.events import ErasureAcknowledged
-from schemas.routed import MediaAnswered, MediaErase, MediaMarked
+from schemas.routed import MediaAnswered, MediaErase, MediaGone, MediaMarked
 from schemas.topics import MediaOrder
 
 ADDRESS = "media"  # data-key scope of the recording's address; shredded with the answer
@@ -53,6 +53,7 @@ class MediaTask(State):
     uri: Sealed = None
     outcome: str = ""  # "": nobody has answered
     round: int = 0
+    askers: list[str] = []  # homes that remember the order until it is answered
 
 
 def case_of(controller: str, conversation_id: str, recording_id: str) -> str:
@@ -94,15 +95,17 @@ class OrderMedia(Incurious):
     def _order(self, view: View, event: MediaErase, at: Receipt) -> Iterator[Effect]:
         old = view.get(MediaTask)
         waiting = [event.request_id] if event.request_id else []
+        askers = [event.asker] if event.asker else []
         if old is not None and (old.outcome != "done" or event.uri is None):
-            old = msgspec.structs.replace(old, requests=sorted({*old.requests, *waiting}))
-            yield Put(old)
             if old.outcome == "done":
-                yield from _tell(view, old, waiting)
+                yield from _tell(view, old, waiting, askers)
+            else:
+                requests, homes = sorted({*old.requests, *waiting}), sorted({*old.askers, *askers})
+                yield Put(msgspec.structs.replace(old, requests=requests, askers=homes))
             return
         task = MediaTask(
             at.controller, event.conversation_id, event.recording_id, event.cause, event.acknowledge_by_ms, waiting, event.uri,
-            round=old.round + 1 if old is not None else 0,
+            round=old.round + 1 if old is not None else 0, askers=askers,
         )  # fmt: skip
         yield Mint(ADDRESS, at.controller)
         yield Put(task, (), scope=ADDRESS)
@@ -129,19 +132,22 @@ class OrderMedia(Incurious):
         for request_id in task.requests or [""]:
             kind = "media.deleted" if event.outcome == "done" else "media.kept"
             yield Audit(kind, at.controller, _facts(view, task, request_id) | {"outcome": event.outcome}, named=False)
-        yield Put(task)
-        if event.outcome == "done":
+        done = event.outcome == "done"
+        yield Put(msgspec.structs.replace(task, askers=[] if done else task.askers))
+        if done:
             yield Shred(ADDRESS)
             yield Wake(REPEAT, None)
             yield from self._mark(task, "deleted")
-        yield from _tell(view, task, task.requests)
+        yield from _tell(view, task, task.requests, task.askers if done else [])
 
     def _mark(self, task: MediaTask, state: Any) -> Iterator[Effect]:
         marked = MediaMarked(conversation_id=task.conversation_id, recording_id=task.recording_id, state=state)
         yield Emit("case.events", ("conversation", task.controller, task.conversation_id), marked)
 
 
-def _tell(view: View, task: MediaTask, requests: list[str]) -> Iterator[Effect]:
+def _tell(view: View, task: MediaTask, requests: list[str], askers: list[str]) -> Iterator[Effect]:
+    for asker in askers:
+        yield Emit("subject.events", (asker,), MediaGone(order_id=_name(view)))
     for request_id in requests:
         answer = MediaAnswered(request_id=request_id, order_id=_name(view), outcome=task.outcome)  # type: ignore[arg-type]
         yield Emit("case.events", ("request", request_id), answer)

@@ -11,6 +11,7 @@ from processors.item import (
     Item,
     ItemLine,
     ItemMedia,
+    MediaOwed,
     Pointer,
     Redacted,
     Unpublished,
@@ -48,6 +49,7 @@ from schemas.routed import (
     ItemRedacted,
     ItemUntagged,
     Line,
+    MediaGone,
     MediaMarked,
     PartyDropped,
     PointerDropped,
@@ -65,7 +67,7 @@ REVIEW_ONE = "review-one\x1f"
 ITEMS_PER_REVIEW = 50
 READS = (
     ItemOpened, ItemPointed, ItemLines, ItemUntagged, ItemRecording, ItemEnded, ItemRedacted, MediaMarked,
-    PointerDropped, Hold,
+    MediaGone, PointerDropped, Hold,
 )  # fmt: skip
 
 
@@ -78,7 +80,9 @@ class ProtectItem:
 
     name = "protect_item"
     READS: ClassVar[tuple[type[Record], ...]] = READS
-    STATE: ClassVar[tuple[type[State], ...]] = (Item, ItemLine, ItemMedia, Pointer, Redacted, Unpublished, Untagged)
+    STATE: ClassVar[tuple[type[State], ...]] = (
+        Item, ItemLine, ItemMedia, MediaOwed, Pointer, Redacted, Unpublished, Untagged,
+    )  # fmt: skip
 
     def fold(self, view: View, event: Any, at: Receipt) -> Iterator[Effect]:
         """Yield the effects of one message about a conversation."""
@@ -97,6 +101,9 @@ class ProtectItem:
                 yield from self._untag(view, event, at)
             case MediaMarked():
                 yield from self._mark(view, event, at)
+            case MediaGone():
+                if view.get(MediaOwed, event.order_id) is not None:
+                    yield Delete(MediaOwed, (event.order_id,))
             case ItemRedacted():
                 yield from self._redact(view, event, at)
             case PointerDropped():

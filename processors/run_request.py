@@ -74,7 +74,7 @@ class RunRequest(Incurious):
                 if case is None:
                     yield from self._follow(event, at)
             case EraseReport():
-                if case is not None:
+                if case is not None and not case.reports.get(event.index, (0, 0, False))[2]:  # what is final stays
                     reports = {**case.reports, event.index: (event.erased, event.held, event.final)}
                     orders = sorted({*case.orders, *filter(None, [event.order_id])})
                     media = {**dict.fromkeys(event.media, ""), **case.media}
@@ -229,7 +229,8 @@ class RunRequest(Incurious):
         """The ledger entry stands before the first destructive step: it is written before the orders are committed."""
         targets = at.settings(at.controller).targets
         waits = {t.name: (at.receipt_ms + t.deadline_days * DAY_MS, dict[str, tuple[str, int]]()) for t in targets}
-        waits |= case.targets
+        for name, (deadline, answers) in case.targets.items():  # ordered before, or answered before a restore
+            waits[name] = (deadline or waits.get(name, (case.due_ms,))[0], answers)
         by = min((d for d, _ in waits.values()), default=case.due_ms)
         fresh = case.refs[case.told :]
         yield Audit("erasure.ordered", at.controller, {"identifiers": str(len(fresh)), "targets": str(len(targets)),
@@ -246,10 +247,11 @@ class RunRequest(Incurious):
 
     def _acknowledge(self, case: RequestCase | None, event: ErasureAcknowledged, at: Receipt) -> Iterator[Effect]:
         facts = {"target": event.target, "outcome": event.outcome, "order": event.order_id}
-        if case is None or event.target not in case.targets or event.order_id not in orders_of(case):
+        early = case is not None and not case.ordered and event.order_id in case.orders
+        if case is None or event.order_id not in orders_of(case) or not (early or event.target in case.targets):
             yield Audit("erasure.acknowledged", at.controller, facts | {"request": "none"}, named=False)
             return
-        deadline, answers = case.targets[event.target]
+        deadline, answers = case.targets.get(event.target, (0, {}))
         old = answers.get(event.order_id)
         if old is not None and old[0] == "done":
             return

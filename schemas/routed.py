@@ -206,7 +206,10 @@ class ProbeEnded(Routed, frozen=True, kw_only=True):
 
 
 class MediaErase(Routed, frozen=True, kw_only=True):
-    """A home → the media order: this recording goes. `request_id` "" when no request waits for it."""
+    """A home → the media order: this recording goes, or (`uri` None) tell me and the request when it is gone.
+
+    `request_id` "" when no request waits for it.
+    """
 
     SCHEMA: ClassVar[str] = "MediaErase"
     conversation_id: str
@@ -215,6 +218,7 @@ class MediaErase(Routed, frozen=True, kw_only=True):
     acknowledge_by_ms: int
     request_id: str = ""
     uri: Annotated[str, personal("user.unique_id")] | None = None
+    asker: Ref = ""
 
 
 class MediaMarked(Routed, frozen=True, kw_only=True):
@@ -224,6 +228,13 @@ class MediaMarked(Routed, frozen=True, kw_only=True):
     conversation_id: str
     recording_id: str
     state: Literal["planned_for_deletion", "deleted"]
+
+
+class MediaGone(Routed, frozen=True, kw_only=True):
+    """A media order → a home that asked: the recording is gone."""
+
+    SCHEMA: ClassVar[str] = "MediaGone"
+    order_id: str
 
 
 class MediaAnswered(Routed, frozen=True, kw_only=True):
@@ -273,6 +284,6 @@ class EraseReport(Routed, frozen=True, kw_only=True):
 
 ROUTED: tuple[type[Routed], ...] = (
     ItemOpened, ItemPointed, ItemLines, ItemUntagged, ItemRecording, ItemEnded, ItemRedacted, ItemErase, ItemErased,
-    PointerDropped, PartyDropped, Hold, LinkTold, LinkProbe, LinksFound, ProbeEnded, MediaErase, MediaMarked, MediaAnswered,
-    FollowOn, EraseOrder, EraseReport,
+    PointerDropped, PartyDropped, Hold, LinkTold, LinkProbe, LinksFound, ProbeEnded, MediaErase, MediaMarked, MediaGone,
+    MediaAnswered, FollowOn, EraseOrder, EraseReport,
 )  # fmt: skip

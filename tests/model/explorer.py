@@ -36,9 +36,9 @@ class Scope(NamedTuple):
     actions: tuple[str, ...]
     depth: int
     racing: bool = False
-    silent: tuple[str, ...] = ("again",)
-    retries: bool = True
-    own_media: bool = True
+    silent: tuple[str, ...] = ()
+    retries: bool = False
+    own_media: bool = False
 
 
 @dataclass

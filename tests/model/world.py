@@ -103,7 +103,7 @@ class _Runtime(MemoryRuntime):
 class World(Deployment):
     """A deployment in memory that goes back and forth between snapshots.
 
-    `own_media`: a request waits only for recordings that it ordered away itself (a finding, see the tests).
+    `own_media`: a request waits only for recordings that it ordered away itself (an allowance of one scope, see the tests).
     """
 
     def __init__(self, folder: Path, *, own_media: bool = True) -> None:
