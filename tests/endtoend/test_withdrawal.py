@@ -129,7 +129,7 @@ def _round(service: Service, measured: Measured, attempt: int) -> float:
         n = 0
         while not stop.wait(BACKGROUND_SECS):
             n += 1
-            publish(service, "consent.given", f"{attempt}/other{n}", 100_000 + 3 * n + 2, CONSENT)
+            publish(service, "consent.given", f"{attempt}/other{n}", 100_001 + 3 * n, CONSENT)
 
     measured.turn_secs.clear()
     busy = threading.Thread(target=others)
