@@ -2,10 +2,11 @@
 
     python -m tests.connectors.faust_child BOOTSTRAP PREFIX FOLDER URL [MODE]
 
-URL is the receiver's ("" is the log). MODE: `dies` (the engine dies once it was ready), `late` (it is ready after a second),
-`feed-dies`.
+URL is the receiver's ("" is the log). MODE: `dies` (the engine dies once it was ready), `dies-amid-a-rebalance` (of the edges),
+`late` (it is ready after a second), `feed-dies`.
 """
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from typing import Any
 
 from connectors.faust import HostedFailed, LogSink, Place, host
 from connectors.faust.pages import bound
+from connectors.faust.transport import CommittedConsumer
 from connectors.webhook import Webhook
 from engine.kafka.connection import Connection
 from engine.kafka.names import Unit
@@ -126,6 +128,19 @@ def until(true: Any, secs: float = WAIT_SECS_MAX) -> None:
         time.sleep(0.02)
 
 
+def die_amid_a_rebalance(engine: StubEngine) -> None:
+    """Have the engine die, and the worker see it, between the rebalance and what Faust asks its loop about it."""
+    asks = CommittedConsumer.threadsafe_partitions_revoked
+
+    async def dies_first(self: CommittedConsumer, receiver_loop: asyncio.AbstractEventLoop, revoked: set[Any]) -> None:
+        engine.die()
+        while not self.should_stop:
+            await asyncio.sleep(0.01)
+        await asks(self, receiver_loop, revoked)
+
+    CommittedConsumer.threadsafe_partitions_revoked = dies_first  # type: ignore[method-assign]
+
+
 def run(bootstrap: str, prefix: str, folder: str, url: str, mode: str = "") -> None:
     engine = StubEngine(late_secs=1.0 if mode == "late" else 0.0)
     feed = StubFeed() if mode == "feed-dies" else None
@@ -137,6 +152,8 @@ def run(bootstrap: str, prefix: str, folder: str, url: str, mode: str = "") -> N
         if feed is not None:
             feed.failed = "KeyError"
 
+    if mode == "dies-amid-a-rebalance":
+        die_amid_a_rebalance(engine)
     sink = Webhook(url, SECRET) if url else LogSink()
     place = Place(Connection(bootstrap=bootstrap, prefix=prefix), "w1", Path(folder), bound("127.0.0.1", 0))
     try:
