@@ -72,7 +72,7 @@ def test_who_sleeps_in_the_middle_of_a_commit_commits_nothing_when_it_wakes_up(
             who = owner_of("relay" if doing == "records" else "count", audit)
             lost = audit.crew.told(who)["lost"]
             audit.happen("zombie", who, step, doing)
-            until(lambda who=who, lost=lost: audit.crew.told(who)["lost"] > lost, 10, "the loss of what it was about to commit")
+            until(lambda who=who, lost=lost: audit.crew.told(who)["lost"] > lost, 30, "the loss of what it was about to commit")
         all_is_well(audit)
 
 
