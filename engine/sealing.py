@@ -37,6 +37,8 @@ import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from schemas.markers import marker_for
+
 Place = NewType("Place", bytes)  # encoded (controller, owner, scope); made once per data key
 FieldName = NewType("FieldName", bytes)  # encoded field name; made once per field
 RawPlace = NewType("RawPlace", bytes)  # encoded (purpose label, topic); made once per topic
@@ -245,25 +247,6 @@ class Erased(msgspec.Struct, frozen=True):
 
 
 Opened = str | Erased
-
-_PHONE, _ADDRESS, _CONTENT = "[anonphonenumber]", "[anondigitaladdress]", "[anonconversationcontent]"
-_IP, _OTHER = "0.0.0.0", "[anonymized]"  # noqa: S104 -- a marker, nothing binds to it
-_BY_KIND = {"tel": _PHONE, "email": _ADDRESS, "social": _ADDRESS, "device": _ADDRESS, "ip": _IP}
-# A category speaks for those below it. `user.contact` is left out: a list of identifiers holds any kind.
-_BY_CATEGORY = {
-    "user.contact.phone_number": _PHONE, "user.contact.fax_number": _PHONE, "user.contact.email": _ADDRESS,
-    "user.contact.url": _ADDRESS, "user.social": _ADDRESS, "user.device": _ADDRESS, "user.device.ip_address": _IP,
-    "user.content": _CONTENT,
-}  # fmt: skip
-
-
-def marker_for(category: str, kind: str = "") -> str:
-    """Choose an erased value's marker: by the identifier's kind where known, else by the nearest category above it."""
-    if kind:
-        return _BY_KIND.get(kind, _OTHER)
-    while category and category not in _BY_CATEGORY:
-        category = category.rpartition(".")[0]
-    return _BY_CATEGORY.get(category, _OTHER)
 
 
 def open_text(sealer: Sealer | None, token: bytes, place: Place, field: FieldName, erased: Erased) -> Opened:

@@ -32,6 +32,7 @@ from schemas.events import (
     IdentityLink,
     LawActivated,
     RequestOpened,
+    RequestScope,
     RequestStep,
     RetentionPolicySet,
     SuppressionChanged,
@@ -98,8 +99,8 @@ def problem(event: EventData, time_ms: int, receipt_ms: int) -> Refuse | None:
         return Refuse("not-supported-yet", "type")
     if isinstance(event, RequestOpened) and event.right not in RIGHTS:
         return Refuse("not-supported-yet", "right")
-    if isinstance(event, RequestOpened) and event.scope is not None:
-        return Refuse("not-supported-yet", "scope")  # better than erasing more than was asked for
+    if isinstance(event, RequestOpened) and event.scope == RequestScope():
+        return Refuse("empty-scope", "scope")
     return None
 
 

@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from typing import ClassVar
 
+from processors.fields import merged_by, unknown
 from processors.kernel import Audit, Effect, Emit, Put, Quiet, Receipt, Refuse, State, View
 from schemas.base import NAME_CHARS_MAX, Record
-from schemas.events import ControllerConfigured
+from schemas.events import METADATA_KEY, ControllerConfigured
 from schemas.topics import ControllerState
 
 SEEN_MAX = 64  # event ids remembered: a controller is configured by hand, a few times a year
@@ -29,8 +30,10 @@ class ConfigureController(Quiet):
       gets its default, not its former value.
     * Each one applied raises `version` and is emitted on `controllers`, with a `controller.configured` audit entry. One
       that was overtaken by a newer leaves `controller.overtaken`; one that was seen before leaves nothing.
-    * A change of the fields that are sealed is an entry of its own, `FIELD_CONFIG_UPDATE`: which groups went on, off or
-      back to the default.
+    * A change of what a partial erasure takes (`sealed_fields`, see `processors/fields.py`) is an entry of its own: which groups
+      went on, off or back to the default (`FIELD_CONFIG_UPDATE`), and which metadata keys did (`METADATA_KEY_UPDATE`). The
+      fact `merges` warns of keys that conversations are merged by: their choice takes that from the publisher's systems.
+      `unknown` lists names that are no group.
     * The controller's own identifiers become refs: they are never subjects.
     """
 
@@ -57,13 +60,19 @@ class ConfigureController(Quiet):
         state = ControllerState(
             controller=at.controller, version=before.version + 1, default_region=event.default_region,
             own_refs=tuple(ref for ref in at.envelope.refs if ref), employee_basis=event.employee_basis,
-            four_eyes=event.four_eyes, sealed_fields=groups, targets=event.targets,
+            four_eyes=event.four_eyes, sealed_fields=groups, targets=event.targets, merge_keys=event.merge_keys,
         )  # fmt: skip
         yield Put(Settings(state, *rank, seen))
         yield Audit("controller.configured", at.controller, {"version": str(state.version)})
         changed = _changed(before.sealed_fields, groups)
-        if changed:
-            yield Audit("FIELD_CONFIG_UPDATE", at.controller, changed)
+        fields = {name: to for name, to in changed.items() if not name.startswith(METADATA_KEY)}
+        keys = {name: to for name, to in changed.items() if name not in fields}
+        if fields:
+            strange = [name for name in unknown(groups) if name in fields]
+            yield Audit("FIELD_CONFIG_UPDATE", at.controller, fields | ({"unknown": ",".join(strange)} if strange else {}))
+        if keys:
+            merging = [name for name in merged_by(groups, event.merge_keys) if name in keys]
+            yield Audit("METADATA_KEY_UPDATE", at.controller, keys | ({"merges": ",".join(merging)} if merging else {}))
         yield Emit("controllers", (at.controller,), state)
 
 

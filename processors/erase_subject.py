@@ -35,10 +35,10 @@ from processors.kernel import (
     Wake,
 )  # fmt: skip
 from processors.link_identity import Probed, unlink_all
+from processors.notices import notice_of, order_id_of
 from processors.permissions import ALWAYS_MS, CONSENT_EXPIRY, EVIDENCE_SCOPE, PART, ConsentEvidence, Permissions
 from schemas.base import Record
 from schemas.routed import EraseOrder, EraseReport, Hold, ItemErase, ItemErased, MediaErase
-from schemas.topics import ErasureNotice
 
 CELLS_PER_STEP = 100  # rows of consent.state turned into tombstones in one step
 ITEMS_PER_STEP = 6  # an item's destruction is some 12 effects and the first lines of its sweep
@@ -190,7 +190,7 @@ class EraseSubject(Incurious):
             held=sorted(held), media=sorted({*erasure.media, *media}), unfinished=more,
         )  # fmt: skip
         if gone or not (erasure.reports or erasure.noticed):  # consents go too, so there is a notice without any item
-            yield _notice(view.owner, request_id, erasure, tuple(gone))
+            yield notice_of(view.owner, request_id, erasure, tuple(gone))
             erasure = msgspec.structs.replace(erasure, noticed=True)
         yield Put(erasure, (request_id,))
         if more:
@@ -205,7 +205,7 @@ class EraseSubject(Incurious):
         done = not kept
         yield Emit("case.events", ("request", request_id), EraseReport(
             request_id=request_id, index=erasure.index, erased=erasure.erased, held=kept, final=done,
-            order_id=_order_id(request_id, erasure) if erasure.noticed else "", media=tuple(erasure.media),
+            order_id=order_id_of(request_id, erasure) if erasure.noticed else "", media=tuple(erasure.media),
         ))  # fmt: skip
         yield Audit("erasure.done" if done else "erasure.held", erasure.controller, {
             "request": request_id, "index": str(erasure.index), "items": str(erasure.erased), "held": str(kept)})  # fmt: skip
@@ -243,23 +243,10 @@ class EraseSubject(Incurious):
         media = sorted({*erasure.media, *event.media})
         erasure = msgspec.structs.replace(erasure, awaiting=awaiting, held_at_homes=held, erased=erased, media=media)
         if event.home:
-            yield _notice(event.home, event.request_id, erasure, (event.conversation_id,))
+            yield notice_of(event.home, event.request_id, erasure, (event.conversation_id,))
             erasure = msgspec.structs.replace(erasure, noticed=True)
         yield Put(erasure, (event.request_id,))
         yield from self._report(view, event.request_id, erasure)
-
-
-def _order_id(request_id: str, erasure: Erasure) -> str:
-    """Name the notices of one round: what an acknowledgement is about. Later rounds follow a hold's release."""
-    return f"{request_id}.{erasure.index}" + (f"r{erasure.reports}" if erasure.reports else "")
-
-
-def _notice(owner: str, request_id: str, erasure: Erasure, items: tuple[str, ...]) -> Emit:
-    order_id = _order_id(request_id, erasure)
-    return Emit("erasure.notices", (order_id,), ErasureNotice(
-        order_id=order_id, controller=erasure.controller, subject_ref=owner, items=items, cause="request",
-        acknowledge_by_ms=erasure.acknowledge_by_ms, targets=tuple(erasure.targets), request_id=request_id,
-    ))  # fmt: skip
 
 
 def _erase_and_answer(view: View, conversation_id: str, item: Item | None, order: Waiting, now_ms: int) -> Iterator[Effect]:

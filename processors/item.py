@@ -1,10 +1,24 @@
 """What an identifier keeps of a conversation, and the one way an item is destroyed: fence and key first, then the rest."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import ClassVar, Literal, NamedTuple
 
 from processors.fence import Fenced, mark_of
-from processors.kernel import EFFECTS_PER_STEP_MAX, Audit, Delete, Effect, Emit, Nonce, Put, Sealed, Shred, State, View, Wake
+from processors.kernel import (
+    EFFECTS_PER_STEP_MAX,
+    Audit,
+    Delete,
+    Effect,
+    Emit,
+    Mint,
+    Nonce,
+    Put,
+    Sealed,
+    Shred,
+    State,
+    View,
+    Wake,
+)
 from processors.order_media import case_of
 from processors.permissions import Permissions
 from processors.terms import erase_by
@@ -12,7 +26,11 @@ from schemas.base import Record
 from schemas.routed import MediaErase, PartyDropped, PointerDropped
 from schemas.topics import ProtectedConversation
 
-Cause = Literal["request", "retention"]
+Cause = Literal["request", "retention", "partial"]
+# A conversation is published whole under one key, so a line does not publish it: the view follows within this time, and
+# within 50 ms more per line already published, which keeps the work of a long call linear.
+PUBLISH_DELAY_MS = 1_000
+PUBLISH_DELAY_PER_LINE_MS = 50
 LINES_PER_SWEEP = 20  # lines deleted at once with an item: six items stay under kernel.EFFECTS_PER_STEP_MAX
 SWEEP, PUBLISH, EXPIRE = "sweep\x1f", "publish\x1f", "expire\x1f"  # alarms about one conversation, whose id follows
 
@@ -104,12 +122,20 @@ class HeldBy(State):
 class Redacted(State):
     """Parties of a conversation that were erased: their lines, and every employee line, stay out of this copy.
 
-    `pending`: a legal hold keeps the copy whole until its release.
+    `alone`: employees of whom only their own lines go. `pending`: a legal hold keeps the copy whole until its release.
     """
 
     KIND: ClassVar[str] = "redacted"
     parties: list[int] = []
     pending: bool = False
+    alone: list[int] = []
+
+
+class Masked(State):
+    """The groups of fields that a partial erasure took from a conversation; what comes later comes without them."""
+
+    KIND: ClassVar[str] = "masked"
+    groups: list[str] = []
 
 
 class Untagged(State):
@@ -152,6 +178,41 @@ def media_orders(view: View, item: Item, conversation_id: str) -> tuple[str, ...
     return tuple(case_of(item.controller, conversation_id, recording_id) for recording_id in recordings)
 
 
+def order_recordings(
+    view: View, item: Item, conversation_id: str, cause: Cause, asked: Asked = NOBODY, only: str = ""
+) -> Iterator[Effect]:  # fmt: skip
+    """Order every recording of an item away, or `only` one, with its address."""
+    for (_, recording_id), media in list(view.scan(ItemMedia, conversation_id)):
+        if only and recording_id != only:
+            continue
+        opened = view.opened(media, conversation_id)
+        uri = opened.uri if opened is not None and isinstance(opened.uri, str) else None
+        order = case_of(item.controller, conversation_id, recording_id)
+        yield Emit("case.events", ("media", order), MediaErase(
+            conversation_id=conversation_id, recording_id=recording_id, cause=cause, uri=uri, request_id=asked.request_id,
+            acknowledge_by_ms=asked.acknowledge_by_ms, asker=view.owner,
+        ))  # fmt: skip
+        yield Put(MediaOwed(conversation_id, recording_id), (order,))
+
+
+def reseal(view: View, item: Item, conversation_id: str, change: Callable[[State], State | None]) -> Iterator[Effect]:
+    """Seal what stays of an item under a new key: each record, opened, as `change` gives it back (None: it goes).
+
+    Earlier copies of the item, here and with every reader, hold what went under the old key: with it they are gone.
+    """
+    records: list[tuple[tuple[str, ...], State]] = [((conversation_id,), item), *view.scan(ItemMedia, conversation_id)]
+    records += view.scan(ItemLine, conversation_id)
+    changed: list[tuple[tuple[str, ...], type[State], State | None]] = []
+    for parts, record in records:
+        opened = view.opened(record, conversation_id)
+        assert opened is not None, "an item's key lives as long as the item"
+        changed.append((parts, type(record), change(opened)))
+    yield Shred(conversation_id)
+    yield Mint(conversation_id, item.controller)
+    for parts, kind, kept in changed:
+        yield Delete(kind, parts) if kept is None else Put(kept, parts, scope=conversation_id)
+
+
 def destroy_item(
     view: View, item: Item, conversation_id: str, cause: Cause, now_ms: int, asked: Asked = NOBODY
 ) -> Iterator[Effect]:  # fmt: skip
@@ -163,21 +224,13 @@ def destroy_item(
     erased = cause == "request"
     if erased:
         yield Put(Fenced(now_ms), (mark_of(view.owner, conversation_id),))
-    for (_, recording_id), media in list(view.scan(ItemMedia, conversation_id)):
-        opened = view.opened(media, conversation_id)
-        uri = opened.uri if opened is not None and isinstance(opened.uri, str) else None
-        order = case_of(item.controller, conversation_id, recording_id)
-        yield Emit("case.events", ("media", order), MediaErase(
-            conversation_id=conversation_id, recording_id=recording_id, cause=cause, uri=uri, request_id=asked.request_id,
-            acknowledge_by_ms=asked.acknowledge_by_ms, asker=view.owner,
-        ))  # fmt: skip
-        yield Put(MediaOwed(conversation_id, recording_id), (order,))
+    yield from order_recordings(view, item, conversation_id, cause, asked)
     by = {"request": asked.request_id} if asked.request_id else {}
     yield Audit("item.destroyed", item.controller, {"cause": cause, "party_role": item.role} | by)
     yield Shred(conversation_id, by)
     yield Delete(Item, (conversation_id,))
     yield Emit("conversations.protected", (view.owner, conversation_id), None)
-    for kind in (Unpublished, Redacted, HeldBy):
+    for kind in (Unpublished, Redacted, HeldBy, Masked):
         if view.get(kind, conversation_id) is not None:
             yield Delete(kind, (conversation_id,))
     for (_, tag), _untagged in list(view.scan(Untagged, conversation_id)):
@@ -191,6 +244,15 @@ def destroy_item(
     for other in item.others:
         yield Emit("subject.events", (other,), PointerDropped(conversation_id=conversation_id))
     yield from sweep(view, conversation_id, now_ms, LINES_PER_SWEEP)
+
+
+def publish_soon(view: View, conversation_id: str, receipt_ms: int) -> Iterator[Effect]:
+    """Have the item's protected view published, together with what comes within the delay."""
+    if view.get(Unpublished, conversation_id) is None:
+        item = view.get(Item, conversation_id)
+        delay = PUBLISH_DELAY_MS + PUBLISH_DELAY_PER_LINE_MS * (item.lines_published if item and not item.ended_ms else 0)
+        yield Put(Unpublished(receipt_ms + delay), (conversation_id,))
+        yield Wake(PUBLISH + conversation_id, receipt_ms + delay, of="protect_item")
 
 
 def forget_nonce(view: View) -> Iterator[Effect]:

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from processors.item import Item, ItemLine, ItemMedia, due_ms, is_held
+from processors.item import Item, ItemLine, ItemMedia, Masked, due_ms, is_held
 from processors.kernel import Sealed, View
 from schemas.topics import ProtectedConversation, ProtectedLine, ProtectedRecording
 
@@ -19,6 +19,7 @@ def render(view: View, item: Item, conversation_id: str) -> ProtectedConversatio
         ProtectedRecording(recording_id=parts[1], state=x.fate or x.state, confirmed=x.confirmed, uri=_optional(x.uri))
         for parts, x in view.scan(ItemMedia, conversation_id)
     )
+    masked = view.get(Masked, conversation_id) or Masked()
     fates = {x.fate for _, x in view.scan(ItemMedia, conversation_id)}
     media: Media = "none" if not recordings else "recorded" if fates == {""} else "planned_for_deletion"
     return ProtectedConversation(
@@ -28,7 +29,8 @@ def render(view: View, item: Item, conversation_id: str) -> ProtectedConversatio
         purposes=tuple(item.purposes), basis=item.basis, jurisdiction=item.jurisdiction, time_zone=item.time_zone,
         name=_optional(item.name), identifiers=_optional(item.identifiers), metadata=_optional(item.metadata), lines=lines,
         recordings=recordings, media="deleted" if fates == {"deleted"} else media, erase_by_ms=due_ms(item),
-        held=is_held(view, conversation_id), reviewable=not item.employee,
+        held=is_held(view, conversation_id), anonymised=tuple(masked.groups),
+        reviewable=not item.employee and ("content" not in masked.groups or bool(fates - {"deleted"})),
     )  # fmt: skip
 
 

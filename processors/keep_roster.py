@@ -47,6 +47,7 @@ from schemas.routed import (
     Line,
     MediaMarked,
     PartyDropped,
+    PartySilenced,
     PointerDropped,
     Routed,
 )  # fmt: skip
@@ -69,6 +70,7 @@ class RosterParty(State):
     employee: bool
     mark: str  # keyed hash of the publisher's party id, which is often a number or an address
     erased: bool = False
+    silenced: bool = False  # what it said was erased
     gone: bool = False  # dropped by an erasure or by retention; without it, a party without refs never had any
 
 
@@ -114,7 +116,7 @@ class KeepRoster:
     """
 
     name = "keep_roster"
-    READS: ClassVar[tuple[type[Record], ...]] = (*CALL_EVENTS, PartyDropped, MediaMarked, Hold)
+    READS: ClassVar[tuple[type[Record], ...]] = (*CALL_EVENTS, PartyDropped, PartySilenced, MediaMarked, Hold)
     STATE: ClassVar[tuple[type[State], ...]] = (Roster, MediaMark, Seen, Parked)
 
     def fold(self, view: View, event: Any, at: Receipt) -> Iterator[Effect]:
@@ -122,6 +124,9 @@ class KeepRoster:
         roster = view.get(Roster) or Roster(at.controller)
         if isinstance(event, PartyDropped):
             yield from self._drop(roster, event)
+            return
+        if isinstance(event, PartySilenced):
+            yield from self._silence(roster, event)
             return
         if isinstance(event, Hold):
             yield from self._hold(roster, event)
@@ -276,7 +281,9 @@ class KeepRoster:
         return Line(party=index, employee=employee, kind=kind, text=text, offset_ms=offset_ms, tag=tag)
 
     def _lines(self, roster: Roster, at: Receipt, lines: list[Line]) -> Iterator[Effect]:
-        erased = {n for n, p in enumerate(roster.parties) if p.erased and not p.employee}
+        silent = {n for n, p in enumerate(roster.parties) if p.silenced and p.employee}
+        lines = [x for x in lines if x.party not in silent]
+        erased = {n for n, p in enumerate(roster.parties) if (p.erased or p.silenced) and not p.employee}
         if erased:  # employees repeat what customers say, and a line of nobody may be the erased person's
             lines = [x for x in lines if x.party >= 0 and not x.employee and x.party not in erased]
         if lines:
@@ -318,6 +325,20 @@ class KeepRoster:
         for n in dropped:
             if event.erased and not parties[n].employee:
                 yield from self._to(roster, ItemRedacted(conversation_id=event.conversation_id, party=n))
+
+    def _silence(self, roster: Roster, event: PartySilenced) -> Iterator[Effect]:
+        if event.party >= len(roster.parties):
+            return
+        party = roster.parties[event.party]
+        # Whoever shares the home has the same dossier, which lost it already.
+        parties = [
+            msgspec.structs.replace(p, silenced=True) if n == event.party or p.refs[:1] == party.refs[:1] != [] else p
+            for n, p in enumerate(roster.parties)
+        ]
+        yield Put(msgspec.structs.replace(roster, parties=parties))
+        others = msgspec.structs.replace(roster, parties=[p for p in parties if p.refs[:1] != party.refs[:1]])
+        redacted = ItemRedacted(conversation_id=event.conversation_id, party=event.party, alone=party.employee)
+        yield from self._to(others, redacted)
 
     def _hold(self, roster: Roster, event: Hold) -> Iterator[Effect]:
         holds = {*roster.holds, event.hold_id} if event.placed else {*roster.holds} - {event.hold_id}

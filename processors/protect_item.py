@@ -11,12 +11,16 @@ from processors.item import (
     Item,
     ItemLine,
     ItemMedia,
+    Masked,
     MediaOwed,
     Pointer,
     Redacted,
     Unpublished,
     Untagged,
     is_held,
+    order_recordings,
+    publish_soon,
+    reseal,
 )
 from processors.item_view import render
 from processors.kernel import (
@@ -32,12 +36,12 @@ from processors.kernel import (
     Put,
     Receipt,
     Refuse,
-    Shred,
     State,
     View,
     Wake,
 )
 from schemas.base import Record
+from schemas.markers import CONTENT
 from schemas.routed import (
     Hold,
     ItemEnded,
@@ -55,10 +59,6 @@ from schemas.routed import (
     PointerDropped,
 )  # fmt: skip
 
-# A conversation is published whole under one key, so a line does not publish it: the view follows within this time, and
-# within 50 ms more per line already published, which keeps the work of a long call linear.
-PUBLISH_DELAY_MS = 1_000
-PUBLISH_DELAY_PER_LINE_MS = 50
 # A day of uninterrupted talk; beyond it lines go to quarantine. Counted at publication, so that a line costs no counter: a burst
 # may pass it by what comes within one delay.
 LINES_MAX = 20_000
@@ -119,7 +119,7 @@ class ProtectItem:
         """See `Processor`."""
         if isinstance(event, ItemLines):
             scope = (event.conversation_id,)
-            return ((Item, scope), (Unpublished, scope), (Redacted, scope))
+            return ((Item, scope), (Unpublished, scope), (Redacted, scope), (Masked, scope))
         return ((Fence, ()), (Nonce, ())) if isinstance(event, ItemOpened) else ()
 
     def wake(self, view: View, alarm: Alarm, now: Instant) -> Iterator[Effect]:
@@ -162,7 +162,7 @@ class ProtectItem:
         yield Mint(conversation_id, at.controller)
         yield Put(item, (conversation_id,), scope=conversation_id)
         yield Audit("item.protected", at.controller, {"party_role": event.role, "channel": event.channel})
-        yield from self._changed(view, conversation_id, at.receipt_ms)
+        yield from publish_soon(view, conversation_id, at.receipt_ms)
 
     def _point(self, view: View, event: ItemPointed, at: Receipt) -> Iterator[Effect]:
         if refuses(view, at.effective_ms, event.conversation_id):
@@ -182,20 +182,22 @@ class ProtectItem:
         if item.lines_published + len(event.lines) > LINES_MAX:
             yield Refuse("too-many-lines", "segments")
             return
-        redacted = view.get(Redacted, conversation_id)
+        redacted, masked = view.get(Redacted, conversation_id), view.get(Masked, conversation_id)
         for n, line in enumerate(event.lines):
             untagged = view.get(Untagged, conversation_id, line.tag) if line.tag else None
             if untagged is not None and at.effective_ms <= untagged.at_ms:
                 continue
-            if redacted is None or not _is_redacted(line, redacted.parties):
+            if redacted is None or not _is_redacted(line, redacted):
                 key = (conversation_id, f"{at.effective_ms:014d}-{at.event_id}-{n:04d}")
-                record = ItemLine(line.party, line.employee, line.kind, line.text, line.offset_ms, line.tag)
+                text = CONTENT if masked is not None and "content" in masked.groups else line.text
+                record = ItemLine(line.party, line.employee, line.kind, text, line.offset_ms, line.tag)
                 yield Put(record, key, scope=conversation_id)
-        yield from self._changed(view, conversation_id, at.receipt_ms)
+        yield from publish_soon(view, conversation_id, at.receipt_ms)
 
     def _recording(self, view: View, event: ItemRecording, at: Receipt) -> Iterator[Effect]:
         conversation_id = event.conversation_id
-        if view.get(Item, conversation_id) is None or not view.has_key(conversation_id):
+        item = view.get(Item, conversation_id)
+        if item is None or not view.has_key(conversation_id):
             yield from _nobody(view, conversation_id, at)
             return
         old = view.get(ItemMedia, conversation_id, event.recording_id)
@@ -210,7 +212,10 @@ class ProtectItem:
         if old is not None and old.fate:
             media = msgspec.structs.replace(media, fate=old.fate)
         yield Put(media, (conversation_id, event.recording_id), scope=conversation_id)
-        yield from self._changed(view, conversation_id, at.receipt_ms)
+        masked = view.get(Masked, conversation_id)
+        if old is None and masked is not None and "media" in masked.groups:
+            yield from order_recordings(view, item, conversation_id, "partial", only=event.recording_id)
+        yield from publish_soon(view, conversation_id, at.receipt_ms)
 
     def _mark(self, view: View, event: MediaMarked, at: Receipt) -> Iterator[Effect]:
         """Show what becomes of a recording; of one that is deleted the address goes as well."""
@@ -219,7 +224,7 @@ class ProtectItem:
             return
         uri = None if event.state == "deleted" else media.uri
         yield Put(msgspec.structs.replace(media, fate=event.state, uri=uri), (event.conversation_id, event.recording_id))
-        yield from self._changed(view, event.conversation_id, at.receipt_ms)
+        yield from publish_soon(view, event.conversation_id, at.receipt_ms)
 
     def _end(self, view: View, event: ItemEnded, at: Receipt) -> Iterator[Effect]:
         item = view.get(Item, event.conversation_id)
@@ -229,7 +234,7 @@ class ProtectItem:
         ended = max(event.ended_ms, item.ended_ms or 0)
         changed = msgspec.structs.replace(item, ended_ms=ended, disposition=event.disposition or item.disposition)
         yield Put(changed, (event.conversation_id,))
-        yield from self._changed(view, event.conversation_id, at.receipt_ms)
+        yield from publish_soon(view, event.conversation_id, at.receipt_ms)
 
     def _redact(self, view: View, event: ItemRedacted, at: Receipt) -> Iterator[Effect]:
         conversation_id = event.conversation_id
@@ -238,33 +243,20 @@ class ProtectItem:
             return
         old = view.get(Redacted, conversation_id)
         held = is_held(view, conversation_id)
-        redacted = Redacted(sorted({event.party, *(old.parties if old else ())}), held)
+        parties, alone = {*(old.parties if old else ())}, {*(old.alone if old else ())}
+        (alone if event.alone else parties).add(event.party)
+        redacted = Redacted(sorted(parties), held, sorted(alone))
         yield Put(redacted, (conversation_id,))
         if not held:
             yield from self._drop_lines(view, item, conversation_id, redacted, at.receipt_ms)
 
     def _drop_lines(self, view: View, item: Item, conversation_id: str, redacted: Redacted, now_ms: int) -> Iterator[Effect]:
-        """Drop the lines and seal what stays under a new key.
-
-        Earlier copies of this view, here and with every reader, hold the dropped lines under the old key: with it they are gone.
-        """
-        gone: list[tuple[str, ...]] = []
-        kept: list[tuple[tuple[str, ...], State]] = [((conversation_id,), item), *view.scan(ItemMedia, conversation_id)]
-        for parts, line in view.scan(ItemLine, conversation_id):
-            if _is_redacted(line, redacted.parties):
-                gone.append(parts)
-            else:
-                kept.append((parts, line))
-        opened = [(parts, view.opened(record, conversation_id)) for parts, record in kept]
-        yield Audit("item.redacted", item.controller, {"lines": str(len(gone))})
-        yield Shred(conversation_id)
-        yield Mint(conversation_id, item.controller)
-        for parts in gone:
-            yield Delete(ItemLine, parts)
-        for parts, plain in opened:
-            assert plain is not None, "an item's key lives as long as the item"
-            yield Put(plain, parts, scope=conversation_id)
-        yield from self._changed(view, conversation_id, now_ms)
+        gone = sum(_is_redacted(line, redacted) for _, line in view.scan(ItemLine, conversation_id))
+        yield Audit("item.redacted", item.controller, {"lines": str(gone)})
+        yield from reseal(
+            view, item, conversation_id, lambda r: None if isinstance(r, ItemLine) and _is_redacted(r, redacted) else r
+        )
+        yield from publish_soon(view, conversation_id, now_ms)
 
     def _review(self, view: View, after: str, now_ms: int) -> Iterator[Effect]:
         for n, (conversation_id,) in enumerate(parts for parts, _ in list(view.scan(Item)) if parts[0] > after):
@@ -280,9 +272,9 @@ class ProtectItem:
             return
         redacted = view.get(Redacted, conversation_id)
         if redacted is not None and redacted.pending and not is_held(view, conversation_id):
-            yield Put(Redacted(redacted.parties), (conversation_id,))
+            yield Put(msgspec.structs.replace(redacted, pending=False), (conversation_id,))
             yield from self._drop_lines(view, item, conversation_id, redacted, now_ms)
-        yield from self._changed(view, conversation_id, now_ms)
+        yield from publish_soon(view, conversation_id, now_ms)
 
     def _untag(self, view: View, event: ItemUntagged, at: Receipt) -> Iterator[Effect]:
         if view.get(Item, event.conversation_id) is None:
@@ -295,14 +287,7 @@ class ProtectItem:
             # A line's place begins with the time of its event.
             if line.tag == event.tag and int(parts[1].partition("-")[0]) <= at.effective_ms:
                 yield Delete(ItemLine, parts)
-                yield from self._changed(view, event.conversation_id, at.receipt_ms)
-
-    def _changed(self, view: View, conversation_id: str, receipt_ms: int) -> Iterator[Effect]:
-        if view.get(Unpublished, conversation_id) is None:
-            item = view.get(Item, conversation_id)
-            delay = PUBLISH_DELAY_MS + PUBLISH_DELAY_PER_LINE_MS * (item.lines_published if item and not item.ended_ms else 0)
-            yield Put(Unpublished(receipt_ms + delay), (conversation_id,))
-            yield Wake(PUBLISH + conversation_id, receipt_ms + delay)
+                yield from publish_soon(view, event.conversation_id, at.receipt_ms)
 
 
 def _nobody(view: View, conversation_id: str, at: Receipt) -> Iterator[Effect]:
@@ -311,9 +296,11 @@ def _nobody(view: View, conversation_id: str, at: Receipt) -> Iterator[Effect]:
     yield Audit("event.refused", at.controller, {"reason": reason}, named=False)
 
 
-def _is_redacted(line: Line | ItemLine, parties: list[int]) -> bool:
+def _is_redacted(line: Line | ItemLine, redacted: Redacted) -> bool:
+    if line.party in redacted.alone:
+        return True
     # A line of nobody in particular may be the erased person's, so it goes too.
-    return line.employee or line.party in parties or line.party < 0
+    return bool(redacted.parties) and (line.employee or line.party in redacted.parties or line.party < 0)
 
 
 def _as_sent(identifier: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from processors.keep_hold import KeepHold
 from processors.keep_roster import KeepRoster
 from processors.kernel import Processor
 from processors.link_identity import LinkIdentity
+from processors.mask_item import MaskItem
 from processors.order_media import OrderMedia
 from processors.protect_item import ProtectItem
 from processors.run_breach import RunBreach
@@ -18,7 +19,7 @@ from processors.run_request import RunRequest
 def processors() -> dict[str, Processor]:
     """A fresh instance of each processor; `decide_use` is a pure function and is none of them."""
     every: list[Processor] = [
-        AdmitEvent(), LinkIdentity(), KeepConsent(), ProtectItem(), EnforceRetention(), EraseSubject(), KeepRoster(),
-        OrderMedia(), RunRequest(), KeepHold(), RunBreach(), ConfigureController(),
+        AdmitEvent(), LinkIdentity(), KeepConsent(), ProtectItem(), EnforceRetention(), EraseSubject(), MaskItem(),
+        KeepRoster(), OrderMedia(), RunRequest(), KeepHold(), RunBreach(), ConfigureController(),
     ]  # fmt: skip
     return {p.name: p for p in every}

@@ -17,6 +17,15 @@ WARNINGS: tuple[tuple[int, Literal["48h", "24h", "6h", "overdue"]], ...] = (
 )  # fmt: skip
 
 
+class Limits(State):
+    """What a partial erasure is limited to. `fields` as in `processors/fields.py`, chosen when the request was opened."""
+
+    fields: list[str]
+    conversation_ids: list[str] = []
+    since_ms: int | None = None
+    until_ms: int | None = None
+
+
 class RequestCase(State):
     """A request as its case keeps it. `refs` go when it is closed; `claims` open only while its own key lives."""
 
@@ -51,6 +60,7 @@ class RequestCase(State):
     media_by_ms: int = 0
     warned: dict[str, str] = {}  # target → the last warning about its deadline
     erased: list[str] = []  # identifiers that a follow-on's parent erased: it does not reach back
+    limits: Limits | None = None
 
 
 def open_targets(case: RequestCase) -> dict[str, int]:
@@ -102,6 +112,7 @@ def status_of(case: RequestCase) -> Emit:
         clock=RequestClock(received_ms=case.received_ms, due_ms=case.due_ms, paused_ms=case.paused_ms, extended=case.extended),
         ground=case.ground, targets=targets, closed_ms=case.closed_ms, identifiers=tuple(
             IdentifierStatus(index=n, erased=e, held=h, final=f) for n, (e, h, f) in sorted(case.reports.items())),
+        fields=tuple(case.limits.fields) if case.limits else (),
     ))  # fmt: skip
 
 

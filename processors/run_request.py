@@ -24,10 +24,11 @@ from processors.kernel import (
     Wake,
 )
 from processors.request_case import DEADLINES, RequestCase, deadline_of, orders_of, status_of, warn
+from processors.request_limits import facts_of, fields_of, limits_of, order_of
 from processors.terms import DAY_MS, response_due
 from schemas.base import Record
 from schemas.events import ErasureAcknowledged, RequestOpened, RequestStep
-from schemas.routed import EraseOrder, EraseReport, FollowOn, LinkProbe, LinksFound, MediaAnswered, ProbeEnded
+from schemas.routed import EraseReport, FollowOn, LinkProbe, LinksFound, MediaAnswered, ProbeEnded
 from schemas.topics import ErasureNotice
 
 CLAIMS = "request"  # data-key scope of what the person told us; shredded at the final state
@@ -105,17 +106,21 @@ class RunRequest(Incurious):
         if not refs:
             yield Refuse("never-a-subject", "identifiers")
             return
+        limits = limits_of(event, at)
+        if limits is not None and not limits.fields:
+            yield Refuse("nothing-chosen", "scope")
+            return
         due = response_due(event.regime, at.receipt_ms, extended=False)
         told = {"identifiers": event.identifiers, "claims": event.claims, "agent": event.agent}
         case = RequestCase(
             event.request_id, at.controller, event.right, event.regime, "identity_pending", at.receipt_ms, due, refs,
-            msgspec.json.encode(told).decode(),
+            msgspec.json.encode(told).decode(), limits=limits,
         )  # fmt: skip
         yield Mint(CLAIMS, at.controller)
         yield Put(case, (), scope=CLAIMS)
         yield Wake(OVERDUE, due)
         yield Audit("request.opened", at.controller, {"right": event.right, "regime": event.regime, "due_ms": str(due),
-                    "received_via": event.received_via, "request": event.request_id}, named=False)  # fmt: skip
+                    "received_via": event.received_via, "request": event.request_id} | facts_of(limits), named=False)  # fmt: skip
         yield status_of(view.get(RequestCase) or case)
 
     def _advance(self, view: View, case: RequestCase, event: RequestStep, at: Receipt) -> Iterator[Effect]:
@@ -160,7 +165,7 @@ class RunRequest(Incurious):
     def _linked(self, case: RequestCase, event: LinksFound, at: Receipt) -> Iterator[Effect]:
         """Extend the closure by what an identifier tells of; past a limit only after a review."""
         if case.closed_ms is not None:
-            if case.ordered and not event.answer:
+            if case.ordered and not event.answer and case.limits is None:
                 yield from _open_follow_ons(case, event)
             return
         known = {*case.refs, *case.beyond, *case.erased}
@@ -237,8 +242,7 @@ class RunRequest(Incurious):
                     "verified_by": case.verified_by, "approved_by": case.approved_by, "request": case.request_id},
                     named=False)  # fmt: skip
         yield Ledger(tuple(
-            Emit("subject.events", (ref,), EraseOrder(
-                request_id=case.request_id, index=index, targets=tuple(waits), acknowledge_by_ms=by))
+            Emit("subject.events", (ref,), order_of(case, index, tuple(waits), by, at.receipt_ms))
             for index, ref in enumerate(fresh, case.told)
         ))  # fmt: skip
         case = msgspec.structs.replace(case, ordered=True, targets=waits, told=len(case.refs), media_by_ms=case.media_by_ms or by)
@@ -277,7 +281,7 @@ class RunRequest(Incurious):
         yield status_of(case)
 
     def _close(self, case: RequestCase, now_ms: int) -> Iterator[Effect]:
-        if case.gathered and not case.ordered:
+        if case.gathered and (case.limits is not None or not case.ordered):  # an erased identifier forgets it by itself
             for ref in case.refs:
                 yield Emit("subject.events", (ref,), ProbeEnded(request_id=case.request_id))
         refs = [""] * len(case.refs)  # after completion a ref may exist only in fence and suppression
@@ -315,5 +319,5 @@ def _tell_again(case: RequestCase, target: str) -> Iterator[Effect]:
             index = int(order_id.removeprefix(case.request_id + ".").partition("r")[0])
             yield Emit("erasure.notices", (order_id,), ErasureNotice(
                 order_id=order_id, controller=case.controller, subject_ref=case.refs[index], items=(), cause="request",
-                acknowledge_by_ms=deadline, targets=(target,), request_id=case.request_id,
+                acknowledge_by_ms=deadline, targets=(target,), request_id=case.request_id, fields=fields_of(case),
             ))  # fmt: skip

@@ -181,12 +181,21 @@ class RequestAgent(Record, frozen=True, kw_only=True):
     permission_uri: Uri | None = None
 
 
+FIELD_GROUPS = ("numbers", "emails", "ips", "content", "media", "custom_metadata", "other_metadata")
+METADATA_KEY = "metadata."  # what follows is one key of `call.started`'s metadata
+FieldGroup = Annotated[str, Meta(pattern=rf"^(\*|{'|'.join(FIELD_GROUPS)}|metadata\..{{1,100}})$")]
+
+
 class RequestScope(Record, frozen=True, kw_only=True, rename={"since": "from", "until": "to"}):
-    """What a request is limited to."""
+    """What a request is limited to: these conversations, or those that began in a period, and of them these groups of fields.
+
+    Without `fields` it is the controller's choice (`sealed_fields`); `*` is everything of those conversations.
+    """
 
     conversation_ids: Names = ()
     since: Moment | None = None
     until: Moment | None = None
+    fields: Annotated[tuple[FieldGroup, ...], Meta(max_length=LIST_ITEMS_MAX)] = ()
 
 
 class RequestOpened(EventData, frozen=True, kw_only=True):
@@ -309,6 +318,7 @@ class ControllerConfigured(EventData, frozen=True, kw_only=True):
     four_eyes: bool = False
     sealed_fields: dict[str, bool] = {}
     targets: Annotated[tuple[Target, ...], Meta(max_length=64)] = ()
+    merge_keys: Names = ()  # metadata keys by which the publisher's systems merge conversations
 
 
 class RetentionSelector(Record, frozen=True, kw_only=True):

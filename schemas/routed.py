@@ -119,11 +119,12 @@ class ItemEnded(Routed, frozen=True, kw_only=True):
 
 
 class ItemRedacted(Routed, frozen=True, kw_only=True):
-    """case → co-parties: this party was erased; drop its lines and every employee line."""
+    """case → co-parties: this party was erased; drop its lines and every employee line (`alone`: its lines only)."""
 
     SCHEMA: ClassVar[str] = "ItemRedacted"
     conversation_id: str
     party: int
+    alone: bool = False
 
 
 class ItemErase(Routed, frozen=True, kw_only=True):
@@ -161,6 +162,14 @@ class PartyDropped(Routed, frozen=True, kw_only=True):
     conversation_id: str
     party: int
     erased: bool
+
+
+class PartySilenced(Routed, frozen=True, kw_only=True):
+    """The home → the conversation's roster: what this party said was erased; the others' copies lose it, now and later."""
+
+    SCHEMA: ClassVar[str] = "PartySilenced"
+    conversation_id: str
+    party: int
 
 
 class Hold(Routed, frozen=True, kw_only=True):
@@ -269,6 +278,26 @@ class EraseOrder(Routed, frozen=True, kw_only=True):
     acknowledge_by_ms: int = 0
 
 
+class MaskOrder(Routed, frozen=True, kw_only=True):
+    """A verified request, or a pointer's dossier (`asker`) → an identifier: these fields of these conversations go.
+
+    No `conversation_ids`: all that began between `since_ms` (inclusive) and `until_ms` (exclusive), where these are set, and not
+    after `before_ms`, when it was ordered. `fields` as in `processors/fields.py`.
+    """
+
+    SCHEMA: ClassVar[str] = "MaskOrder"
+    request_id: str
+    index: int
+    fields: tuple[str, ...]
+    before_ms: int
+    conversation_ids: tuple[str, ...] = ()
+    since_ms: int | None = None
+    until_ms: int | None = None
+    targets: tuple[str, ...] = ()
+    acknowledge_by_ms: int = 0
+    asker: Ref = ""
+
+
 class EraseReport(Routed, frozen=True, kw_only=True):
     """An identifier → the request: done so far. `final`: nothing is left to do but `held` items. Counts, no names."""
 
@@ -285,5 +314,5 @@ class EraseReport(Routed, frozen=True, kw_only=True):
 ROUTED: tuple[type[Routed], ...] = (
     ItemOpened, ItemPointed, ItemLines, ItemUntagged, ItemRecording, ItemEnded, ItemRedacted, ItemErase, ItemErased,
     PointerDropped, PartyDropped, Hold, LinkTold, LinkProbe, LinksFound, ProbeEnded, MediaErase, MediaMarked, MediaGone,
-    MediaAnswered, FollowOn, EraseOrder, EraseReport,
+    MediaAnswered, FollowOn, EraseOrder, EraseReport, MaskOrder, PartySilenced,
 )  # fmt: skip

@@ -29,6 +29,7 @@ class ControllerState(Record, frozen=True, kw_only=True):
     four_eyes: bool = False
     sealed_fields: dict[str, bool] = {}
     targets: tuple[Target, ...] = ()
+    merge_keys: tuple[str, ...] = ()
 
 
 class ConsentState(Record, frozen=True, kw_only=True):
@@ -123,6 +124,7 @@ class ProtectedConversation(Record, frozen=True, kw_only=True):
     erase_by_ms: int = 0
     held: bool = False
     reviewable: bool = True
+    anonymised: tuple[str, ...] = ()  # groups of fields that a partial erasure took: they open to their markers
 
 
 class WrappedKey(Record, frozen=True, kw_only=True):
@@ -196,6 +198,7 @@ class RequestStatus(Record, frozen=True, kw_only=True):
     identifiers: tuple[IdentifierStatus, ...] = ()
     targets: tuple[TargetStatus, ...] = ()
     closed_ms: int | None = None
+    fields: tuple[str, ...] = ()  # of a partial erasure: the groups of fields that go; empty: the whole person
 
 
 class ErasureNotice(Record, frozen=True, kw_only=True):
@@ -211,6 +214,7 @@ class ErasureNotice(Record, frozen=True, kw_only=True):
     targets: tuple[str, ...]
     request_id: str | None = None
     recordings: tuple[str, ...] = ()
+    fields: tuple[str, ...] = ()  # of a partial erasure: only these groups of fields of the items; empty: the items
 
 
 class MediaOrder(Record, frozen=True, kw_only=True):

@@ -10,53 +10,14 @@ import pytest
 
 from engine.evidence import lines_of
 from engine.keyring import RingDamaged
-from engine.service import Service
 from schemas.codec import decode_as
 from schemas.topics import AuditEntry
-from tests.endtoend.world import Told, envelope, request, request_states, topic_of, views
+from tests.endtoend.house import House
+from tests.endtoend.world import Told, request, request_states, views
 from tests.harness import START_MS
 
 GONE, KEPT = "+12025550101", "+12025550102"
 DAY_MS = 86_400_000
-
-
-class House:
-    """An embedded deployment that is closed, copied, put back and opened again."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.now_ms = folder, START_MS
-        self.service = self.open()
-
-    def open(self) -> Service:
-        self.service = Service.open(self.folder, clock=lambda: self.now_ms)
-        return self.service
-
-    def publish(self, *events: Told) -> None:
-        for told in events:
-            key = told.data.get("conversation_id") or told.data["request_id"]
-            self.service.publish([(topic_of(told.type), key, envelope(told, self.now_ms))])
-
-    def tell(self, *events: Told) -> None:
-        self.publish(*events)
-        self.settle()
-
-    def settle(self, ms: int = 600_000) -> None:
-        self.service.settle()
-        self.now_ms += ms
-        self.service.settle()
-
-    def backup(self) -> Path:
-        self.service.stop()
-        shutil.rmtree(copy := self.folder.with_name("backup"), ignore_errors=True)
-        shutil.copytree(self.folder, copy)
-        self.open()
-        return copy
-
-    def restore(self, copy: Path) -> None:
-        self.service.stop()
-        shutil.rmtree(self.folder)
-        shutil.copytree(copy, self.folder)
-        self.open()
 
 
 def call(id_: str, number: str, said: str, time_ms: int) -> list[Told]:

@@ -103,8 +103,7 @@ def opened(world: Any, row: ProtectedConversation) -> dict[str, Any]:
         if token is None or key is None:
             return None
         found = world.secrets.open_field(key, token, field, "")
-        assert isinstance(found, str)
-        return found
+        return found if isinstance(found, str) else None
 
     shown = msgspec.structs.asdict(row)
     for field in ("name", "identifiers", "metadata"):

@@ -27,7 +27,6 @@ from engine.sealing import (
     actor_hash,
     field_name,
     form_of,
-    marker_for,
     open_text,
     place_of,
     raw_key_id,
@@ -36,6 +35,7 @@ from engine.sealing import (
     subject_ref,
     wrapped_under,
 )  # fmt: skip
+from schemas.markers import marker_for
 
 KEY = bytes(range(32))
 DATA_KEY = bytes(range(32, 64))

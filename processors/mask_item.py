@@ -1,0 +1,235 @@
+"""Partial erasure: takes groups of fields from one person's part in some conversations, and leaves the rest.
+
+Nothing is fenced and no consent goes: the person stays known, and goes on. What was taken stays away from what comes later.
+"""
+
+from collections.abc import Iterator
+from typing import Any, ClassVar, assert_never
+
+import msgspec
+
+from processors.erase_subject import STEP
+from processors.fields import EVERYTHING, masks
+from processors.item import (
+    SWEEP,
+    Asked,
+    Item,
+    Masked,
+    Pointer,
+    destroy_item,
+    forget_nonce,
+    is_held,
+    media_orders,
+    order_recordings,
+    publish_soon,
+    reseal,
+    sweep,
+)
+from processors.kernel import Alarm, Audit, Delete, Effect, Emit, Incurious, Instant, Put, Receipt, State, View, Wake
+from processors.notices import notice_of, order_id_of
+from schemas.base import Record
+from schemas.routed import EraseReport, Hold, ItemErased, MaskOrder, PartySilenced
+
+ITEMS_PER_STEP = 6
+POINTERS_PER_STEP = 50
+
+
+class Masking(State):
+    """A partial erasure under way here: its order, and how far it is. Its parts are (request, asker, conversation).
+
+    `asker` and conversation are "" for the request's own order; else a pointer's dossier asks for the one conversation.
+    """
+
+    KIND: ClassVar[str] = "masking"
+    controller: str
+    index: int
+    fields: list[str]
+    conversation_ids: list[str]
+    since_ms: int | None
+    until_ms: int | None
+    before_ms: int  # when it was ordered: what came later was not asked for
+    targets: list[str]
+    acknowledge_by_ms: int
+    pointed: bool = False  # the pointers were followed
+    masked: int = 0
+    awaiting: list[str] = []  # conversations whose home was asked and has not answered
+    held: list[str] = []
+    held_at_homes: list[str] = []
+    reports: int = 0
+    noticed: bool = False
+    media: list[str] = []
+    unfinished: bool = True
+
+
+class MaskItem(Incurious):
+    """GDPR Art. 17 for a part: a choice of fields, of conversations or of a period.
+
+    What is chosen is overwritten by its marker under a new key, so that no earlier copy opens any more; chosen recordings are
+    ordered away; with chosen content the others on the call lose what this person said. An employee holds no content, but what
+    they said is taken from the customers' copies. With everything chosen a conversation's item goes whole, and is fenced.
+    """
+
+    name = "mask_item"
+    READS: ClassVar[tuple[type[Record], ...]] = (MaskOrder, ItemErased, Hold)
+    STATE: ClassVar[tuple[type[State], ...]] = (Masking, Masked)
+
+    def fold(self, view: View, event: Any, at: Receipt) -> Iterator[Effect]:
+        """Yield the effects of an order, of a home's answer, or of a hold's release."""
+        match event:
+            case MaskOrder():
+                yield from self._begin(view, event, at)
+            case ItemErased():
+                yield from self._answered(view, event)
+            case Hold():
+                if not event.placed and any(True for _ in view.scan(Masking)):
+                    yield Wake(STEP, at.receipt_ms)
+            case _:
+                assert_never(event)
+
+    def wake(self, view: View, alarm: Alarm, now: Instant) -> Iterator[Effect]:
+        """Go on with what is under way."""
+        if alarm.name.startswith(SWEEP):
+            yield from sweep(view, alarm.name.removeprefix(SWEEP), now.now_ms)
+            return
+        for parts, masking in list(view.scan(Masking)):
+            yield from self._step(view, parts, masking, now.now_ms)
+
+    def _begin(self, view: View, event: MaskOrder, at: Receipt) -> Iterator[Effect]:
+        place = (event.request_id, event.asker, event.conversation_ids[0] if event.asker else "")
+        if view.get(Masking, *place) is not None:
+            return
+        facts = {"request": event.request_id, "index": str(event.index), "fields": ",".join(event.fields)}
+        yield Audit("erasure.masking", at.controller, facts)
+        yield Put(Masking(
+            at.controller, event.index, list(event.fields), sorted(event.conversation_ids), event.since_ms, event.until_ms,
+            event.before_ms, list(event.targets), event.acknowledge_by_ms,
+        ), place)  # fmt: skip
+        yield Wake(STEP, at.receipt_ms)
+
+    def _step(self, view: View, place: tuple[str, ...], masking: Masking, now_ms: int) -> Iterator[Effect]:
+        request_id, asker, _ = place
+        asked = Asked(request_id, masking.acknowledge_by_ms)
+        done: list[str] = []
+        held: list[str] = []
+        media: list[str] = []
+        more = False
+        for conversation_id, item in _items(view, masking):
+            if is_held(view, conversation_id):
+                held.append(conversation_id)
+            elif len(done) == ITEMS_PER_STEP:
+                more = True
+                break
+            else:
+                done.append(conversation_id)
+                if EVERYTHING in masking.fields or "media" in masking.fields:
+                    media += media_orders(view, item, conversation_id)
+                if EVERYTHING in masking.fields:
+                    yield from destroy_item(view, item, conversation_id, "request", now_ms, asked)
+                else:
+                    yield from _mask(view, item, conversation_id, masking, asked, now_ms)
+        pointers = [] if masking.pointed else [p for p in _pointers(view, masking) if p[0] not in masking.awaiting]
+        for conversation_id, pointer in pointers[:POINTERS_PER_STEP]:
+            yield Emit("subject.events", (pointer.home,), MaskOrder(
+                request_id=request_id, index=masking.index, fields=tuple(masking.fields), conversation_ids=(conversation_id,),
+                before_ms=masking.before_ms, acknowledge_by_ms=masking.acknowledge_by_ms, asker=view.owner,
+            ))  # fmt: skip
+        more = more or len(pointers) > POINTERS_PER_STEP
+        asking = [conversation_id for conversation_id, _ in pointers[:POINTERS_PER_STEP]]
+        masking = msgspec.structs.replace(
+            masking, masked=masking.masked + len(done), held=sorted(held), media=sorted({*masking.media, *media}),
+            awaiting=sorted({*masking.awaiting, *asking}), pointed=len(pointers) <= POINTERS_PER_STEP, unfinished=more,
+        )  # fmt: skip
+        if not asker and (done or not (masking.reports or masking.noticed)):
+            yield _notice(view.owner, request_id, masking, tuple(done))
+            masking = msgspec.structs.replace(masking, noticed=True)
+        yield Put(masking, place)
+        if more:
+            yield Wake(STEP, now_ms)
+        else:
+            yield from self._report(view, place, masking)
+
+    def _report(self, view: View, place: tuple[str, ...], masking: Masking) -> Iterator[Effect]:
+        if masking.awaiting or masking.unfinished:
+            return
+        request_id, asker, conversation_id = place
+        kept = len(masking.held) + len(masking.held_at_homes)
+        if asker:
+            yield Emit("subject.events", (asker,), ItemErased(
+                conversation_id=conversation_id, request_id=request_id, held=bool(kept),
+                home=view.owner if masking.masked else "", media=tuple(masking.media)))  # fmt: skip
+        else:
+            yield Emit("case.events", ("request", request_id), EraseReport(
+                request_id=request_id, index=masking.index, erased=masking.masked, held=kept, final=not kept,
+                order_id=order_id_of(request_id, masking) if masking.noticed else "", media=tuple(masking.media),
+            ))  # fmt: skip
+        yield Audit("erasure.held" if kept else "erasure.done", masking.controller, {
+            "request": request_id, "index": str(masking.index), "items": str(masking.masked), "held": str(kept)})  # fmt: skip
+        if kept:
+            yield Put(msgspec.structs.replace(masking, reports=masking.reports + 1, noticed=False), place)
+            return
+        yield Delete(Masking, place)
+        yield from forget_nonce(view)
+
+    def _answered(self, view: View, event: ItemErased) -> Iterator[Effect]:
+        place = (event.request_id, "", "")
+        masking = view.get(Masking, *place)
+        if masking is None:
+            return
+        others = {*masking.held_at_homes} - {event.conversation_id}
+        masking = msgspec.structs.replace(
+            masking, awaiting=[c for c in masking.awaiting if c != event.conversation_id],
+            held_at_homes=sorted({*others, event.conversation_id} if event.held else others),
+            masked=masking.masked + (1 if event.home else 0), media=sorted({*masking.media, *event.media}),
+        )  # fmt: skip
+        if event.home:
+            yield _notice(event.home, event.request_id, masking, (event.conversation_id,))
+            masking = msgspec.structs.replace(masking, noticed=True)
+        yield Put(masking, place)
+        yield from self._report(view, place, masking)
+
+
+def _mask(
+    view: View, item: Item, conversation_id: str, masking: Masking, asked: Asked, now_ms: int
+) -> Iterator[Effect]:  # fmt: skip
+    """Put markers in the place of what was chosen, under a new key; order recordings; silence the party for the others."""
+    fields = masking.fields
+    known = view.get(Masked, conversation_id) or Masked()
+    if "media" in fields:
+        yield from order_recordings(view, item, conversation_id, "partial", asked)
+    facts = {"fields": ",".join(fields), "party_role": item.role, "request": asked.request_id}
+    yield Audit("item.masked", item.controller, facts)
+    yield Put(Masked(sorted({*known.groups, *fields})), (conversation_id,))
+    yield from reseal(view, item, conversation_id, masks(fields))
+    if "content" in fields:
+        silenced = PartySilenced(conversation_id=conversation_id, party=item.party)
+        yield Emit("case.events", ("conversation", item.controller, conversation_id), silenced)
+    yield from publish_soon(view, conversation_id, now_ms)
+
+
+def _items(view: View, masking: Masking) -> Iterator[tuple[str, Item]]:
+    """The items of the order that it has not taken yet."""
+    if masking.conversation_ids:
+        found = ((c, item) for c in masking.conversation_ids if (item := view.get(Item, c)) is not None)
+    else:
+        found = ((parts[0], item) for parts, item in list(view.scan(Item)))
+    for conversation_id, item in found:
+        taken = view.get(Masked, conversation_id)
+        if _is_meant(masking, item.effective_ms) and not (taken is not None and {*masking.fields} <= {*taken.groups}):
+            yield conversation_id, item
+
+
+def _pointers(view: View, masking: Masking) -> Iterator[tuple[str, Pointer]]:
+    for (conversation_id,), pointer in list(view.scan(Pointer)):
+        named = not masking.conversation_ids or conversation_id in masking.conversation_ids
+        if named and _is_meant(masking, pointer.effective_ms):
+            yield conversation_id, pointer
+
+
+def _is_meant(masking: Masking, began_ms: int) -> bool:
+    after = masking.since_ms is None or began_ms >= masking.since_ms
+    return after and (masking.until_ms is None or began_ms < masking.until_ms) and began_ms <= masking.before_ms
+
+
+def _notice(owner: str, request_id: str, masking: Masking, items: tuple[str, ...]) -> Emit:
+    fields = () if EVERYTHING in masking.fields else tuple(masking.fields)
+    return notice_of(owner, request_id, masking, items, fields)
