@@ -1,6 +1,6 @@
 """What a process's partitions share, how a task is run, and what a fold or a wake is told besides the state."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from typing import Any
 
@@ -15,6 +15,7 @@ from engine.topology import Topology
 from processors.kernel import Processor
 from schemas.base import Record
 from schemas.codec import decode_as
+from schemas.events import Target
 from schemas.routed import Envelope
 from schemas.topics import ControllerState
 
@@ -39,6 +40,7 @@ class Shared:
         self.deployment = secrets.ring.deployment()
         self.ledger = Ledger(secrets)
         self.settings: dict[str, ControllerState] = {}
+        self._consumers = tuple(Target(name=c.name, deadline_days=c.deadline_days) for c in topology.consumers)
         self.counts: dict[tuple[str, ...], int] = {}
 
     def count(self, *name: str, by: int = 1) -> None:
@@ -46,13 +48,20 @@ class Shared:
         self.counts[name] = self.counts.get(name, 0) + by
 
     def settings_of(self, controller: str) -> ControllerState:
-        """The controller's settings in force; the defaults when it was never configured."""
-        return self.settings.get(controller) or ControllerState(controller=controller)
+        """The controller's settings in force, the defaults when it was never configured; consumers are among its targets."""
+        found = self.settings.get(controller) or ControllerState(controller=controller)
+        return with_targets(found, self._consumers) if self._consumers else found
 
     def version_of(self, controller: str) -> int:
         """The version of the controller's settings in force."""
         found = self.settings.get(controller)
         return 0 if found is None else found.version
+
+
+def with_targets(state: ControllerState, consumers: Iterable[Target]) -> ControllerState:
+    """Settings with the topology's consumers as targets, besides their own; one of their own wins over a consumer of its name."""
+    named = {target.name for target in state.targets}
+    return msgspec.structs.replace(state, targets=(*state.targets, *(c for c in consumers if c.name not in named)))
 
 
 def take_settings(table: dict[str, ControllerState], record: LogRecord) -> None:

@@ -10,10 +10,12 @@ import msgspec
 from msgspec import Meta
 
 from engine.runtime import TaskSpec, TopicSpec
+from schemas.base import Name
 
 PARTITIONS_MAX = 1_024  # of one topic: far beyond one deployment's need, far below what a broker refuses
 FREE = ("free",)  # the publisher's own key, which says nothing
 DOOR = "door"  # runs pure deciders and is no task: it has no inputs and no state
+RECORDINGS = "media"  # the target that stands for a request's recordings (`processors/order_media.py`): no consumer's name
 EVERYTHING = "*"  # in `declassifies`: no label of what was read is in what is written
 
 FaultCode = Literal[
@@ -22,7 +24,7 @@ FaultCode = Literal[
     "not-co-partitioned", "stateful-on-free-keys", "retention-conflict", "personal-undeclared", "identifying-key",
     "personal-without-retention", "personal-without-erase-rule", "erase-rule-impossible", "ref-without-erase-rule",
     "label-into-impersonal", "label-lost", "label-unsealed", "declassifies-nothing", "cycle-without-guard",
-    "guard-without-cycle",
+    "guard-without-cycle", "consumer-name-taken", "consumer-may-not-read",
 ]  # fmt: skip
 EraseRule = Literal["tombstone", "shred", "raw_retention", "expiry", "drop_ref", "none"]
 Role = Literal["worker", "gateway", "readmodel", "publisher", "consumer"]
@@ -127,8 +129,9 @@ class ProcessorSpec(Entry, frozen=True, kw_only=True):
 
 
 class Consumer(Entry, frozen=True, kw_only=True):
-    """A registered target outside, which acts on erasure notices within `deadline_days`."""
+    """Somebody outside who copies `topics`: a target of every controller's erasures, which acts within `deadline_days`."""
 
+    name: Name
     topics: Some
     deadline_days: Annotated[int, Meta(ge=0, le=400)]
 

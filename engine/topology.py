@@ -14,6 +14,7 @@ import yaml
 from engine.declarations import (
     DOOR,
     FREE,
+    RECORDINGS,
     Consumer,
     Defaults,
     Entry,
@@ -147,8 +148,16 @@ def _names(t: Topology, schemas: Schemas, registered: Collection[str] | None) ->
         listed = [task.name for task in t.tasks.values() if name in task.processors] or [DOOR]
         if listed != [spec.task]:
             yield TopologyFault("processor-misplaced", where, f"says {spec.task!r}, listed by {', '.join(listed)}")
+    taken = {RECORDINGS}
     for consumer in t.consumers:
-        yield from unknown("unknown-topic", f"consumers.{consumer.name}", consumer.topics, t.topics)
+        where = f"consumers.{consumer.name}"
+        yield from unknown("unknown-topic", where, consumer.topics, t.topics)
+        if consumer.name in taken:
+            yield TopologyFault("consumer-name-taken", where, "another consumer has it, or it stands for recordings")
+        taken.add(consumer.name)
+        shut = sorted(name for name in consumer.topics if name in t.topics and "consumer" not in t.topics[name].readers)
+        if shut:
+            yield TopologyFault("consumer-may-not-read", where, f"consumers may not read {', '.join(shut)}")
 
 
 def _partitions(t: Topology) -> Iterator[TopologyFault]:

@@ -36,7 +36,7 @@ topics:
   in: {schema: [Plain], key: [free], envelope: true, cleanup: delete, retention: raw, personal: true, erase: expiry}
   in2: {schema: [Plain], key: [free], cleanup: delete, retention: raw, personal: true, erase: raw_retention}
   mid: {schema: [Person], key: [subject_ref], cleanup: delete, retention_hours: 24, personal: true, erase: expiry}
-  state: {schema: [Person], key: [subject_ref], cleanup: compact, personal: true, erase: tombstone}
+  state: {schema: [Person], key: [subject_ref], cleanup: compact, personal: true, erase: tombstone, readers: [consumer]}
   table: {schema: [Plain], key: [id], partitions: 1, cleanup: compact, personal: false, erase: none}
   log: {schema: [Plain], key: [origin], cleanup: keep, personal: false, erase: none}
 tasks:
@@ -133,6 +133,11 @@ BROKEN = [
     ("personal-undeclared", "personal: true, erase: tombstone", "personal: false, erase: tombstone"),
     ("personal-undeclared", "personal: true, erase: expiry", "personal: false, erase: expiry"),
     ("personal-undeclared", "key: [id]", "key: [subject_ref]"),
+    ("consumer-name-taken", "consumers:", "consumers:\n  - {name: warehouse, topics: [state], deadline_days: 3}"),
+    ("consumer-name-taken", "name: warehouse", "name: media"),
+    ("consumer-may-not-read", "topics: [state]", "topics: [state, mid]"),
+    ("wrong-type", "name: warehouse, ", ""),
+    ("wrong-type", "name: warehouse", 'name: " warehouse"'),
     ("wrong-type", "partitions: 1", "partitions: many"),
     ("wrong-type", "partitions: 1", "partitions: 0"),
     ("wrong-type", "partitions: 1", "partitions: 100000"),
