@@ -173,6 +173,14 @@ for _action in ("verify", "fail", "approve", "refuse", "extend", "pause", "resum
     command(request, _action)(_step(_action))
 
 
+@command(request, "retry")
+def request_retry(
+    session: Session, request_id: RequestId, target: Annotated[str, typer.Option("--target", help="Who is told again.")],
+) -> None:  # fmt: skip
+    """Send one target the notices again that it has not answered with `done`; nobody else is told anything."""
+    session.show(session.door().post(f"/v1/requests/{request_id}/retry", {"target": target}))
+
+
 @command(erase, "status")
 def erase_status(
     session: Session, request_id: Annotated[str | None, typer.Argument(metavar="[REQUEST_ID]")] = None,

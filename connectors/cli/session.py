@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,6 +45,7 @@ class Session:
     def __init__(self, output: Format, url: str | None = None, token_file: Path | None = None) -> None:
         self.output = output
         self.given_token_file = token_file  # `up` writes this file, and must never write one that only a variable names
+        self._open = ExitStack()
         self.settings: Settings = load_settings()
         if url is not None:
             self.settings.url = url
@@ -58,7 +60,7 @@ class Session:
             url = address_of(data or DATA) or (None if data is not None else f"http://{http.host}:{http.port}")
         if url is None:
             raise Unanswered("the folder is in use, but its service says no address: give --url instead of --data")
-        return Door(url, self.settings.bearer())
+        return self._open.enter_context(closing(Door(url, self.settings.bearer())))
 
     def stopped(self, data: Path) -> Service | None:
         """The deployment in `data`, opened but not started; None when a running service has it."""
@@ -91,6 +93,10 @@ class Session:
         except RegistryImpossible as wrong:
             raise BadUsage(str(wrong)) from None
 
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._open.close()
+
     def show(self, document: Any, *tables: Any) -> None:
         """Print the result."""
         show(document, self.output, *tables)
@@ -118,7 +124,11 @@ def command(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Call
 
         @functools.wraps(function)
         def run(output: Format, url: str | None, token_file: Path | None, **given: Any) -> None:
-            with_faults(lambda: function(Session(output, url, token_file), **given))
+            def work() -> None:
+                with closing(Session(output, url, token_file)) as session:
+                    function(session, **given)
+
+            with_faults(work)
 
         signature = inspect.Signature([*keywords, *shared])
         run.__signature__ = signature  # type: ignore[attr-defined]

@@ -14,11 +14,13 @@ from connectors.http.events import take
 from connectors.http.problems import Problem
 from connectors.http.tokens import Token
 from engine.layout import key_bytes
-from processors.request_case import RequestCase, status_of
+from processors.request_case import RequestCase, open_targets, status_of
+from schemas.base import Name
 from schemas.topics import RequestStatus
 
 LIST, ONE, OPEN = "GET /v1/requests", "GET /v1/requests/{request_id}", "POST /v1/requests"
 ACT, ERASURES = "POST /v1/requests/{request_id}/{action}", "GET /v1/erasures"
+RETRY = "POST /v1/requests/{request_id}/retry"
 SCANNED_MAX = 100_000  # requests looked through for a list: their keys do not tell whose they are
 LISTED_MAX = 1_000
 
@@ -41,6 +43,12 @@ class RequestShown(msgspec.Struct, frozen=True, kw_only=True):
         """One flat object."""
         shown: dict[str, Any] = msgspec.to_builtins(self.status)
         return shown | {"verified": self.verified, "approved": self.approved}
+
+
+class Retry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The target that is told again; nobody else is."""
+
+    target: Name
 
 
 class Opened(msgspec.Struct, frozen=True):
@@ -136,9 +144,24 @@ async def post_action(door: Door, request: Request) -> Response:
     data.pop("actor", None)  # the caller is the actor, whatever the body says
     door.may_send(token, f"request.{STEPS[action]}")
     case = await _find(door, token, request_id)
-    event = _event(f"request.{STEPS[action]}", case.controller, uuid4().hex, {**data, "request_id": request_id})
+    return await _step(door, token, case, STEPS[action], data)
+
+
+async def _step(door: Door, token: Token, case: RequestCase, step: str, data: dict[str, Any]) -> Response:
+    event = _event(f"request.{step}", case.controller, uuid4().hex, {**data, "request_id": case.request_id})
     await _send(door, token, [event])
-    return answer({"request_id": request_id, "accepted": 1}, 202)
+    return answer({"request_id": case.request_id, "accepted": 1}, 202)
+
+
+async def post_retry(door: Door, request: Request) -> Response:
+    """Send one target the notices again that it has not answered with `done`; 422 when it owes this request no answer."""
+    token = door.caller(request, RETRY)
+    async with door.bodies.of(request) as body:
+        target = parse(body, Retry).target
+    case = await _find(door, token, request.path_params["request_id"])
+    if target not in case.targets or target not in open_targets(case):  # recordings are in the latter, and repeat by themselves
+        raise Problem("unusable", "/target")
+    return await _step(door, token, case, "retried", {"target": target})
 
 
 async def get_request(door: Door, request: Request) -> Response:

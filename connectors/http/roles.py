@@ -58,6 +58,7 @@ CALLS: dict[str, Call] = {
     "POST /v1/requests": _call("analyst"),
     "GET /v1/requests": _call(*_READERS, access="view"),
     "GET /v1/requests/{request_id}": _call(*_READERS, access="view"),
+    "POST /v1/requests/{request_id}/retry": _call("analyst"),
     "POST /v1/requests/{request_id}/{action}": _call("analyst", "approver"),  # and SENDERS, by the event it becomes
     "GET /v1/requests/{request_id}/package": _call("analyst", access="export"),
     "GET /v1/receipts/{request_id}": _call(*_READERS),

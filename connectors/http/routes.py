@@ -57,6 +57,7 @@ ROUTES: dict[str, Route] = {
     requests.OPEN: Route(handler=requests.post_request, status=202, reads={JSON: None}, answers=requests.Opened),
     requests.LIST: Route(handler=requests.get_requests, query=_WHOSE),
     requests.ONE: Route(handler=requests.get_request),
+    requests.RETRY: Route(handler=requests.post_retry, status=202, reads={JSON: requests.Retry}),  # before ACT, which fits too
     requests.ACT: Route(handler=requests.post_action, status=202, reads={JSON: RequestStep}),
     PACKAGE: Route(handler=_not_yet(PACKAGE)),
     receipts.CALL: Route(handler=receipts.get_receipt, media="text/plain"),

@@ -68,6 +68,7 @@ CALLERS = {
     "POST /v1/requests": {"analyst"},
     "GET /v1/requests": {"analyst", "approver", "auditor"},
     "GET /v1/requests/{request_id}": {"analyst", "approver", "auditor"},
+    "POST /v1/requests/{request_id}/retry": {"analyst"},
     "POST /v1/requests/{request_id}/{action}": {"analyst", "approver"},
     "GET /v1/requests/{request_id}/package": {"analyst"},
     "GET /v1/receipts/{request_id}": {"analyst", "approver", "auditor"},
