@@ -25,6 +25,7 @@ subject = typer.Typer(no_args_is_help=True, help="What is known of a person; eve
 request = typer.Typer(no_args_is_help=True, help="Data-subject requests and their clocks.")
 erase = typer.Typer(no_args_is_help=True, help="How far erasures are, and the proof of them.")
 
+FIELDS = "numbers, emails, ips, content, media, custom_metadata, other_metadata, metadata.KEY, *"
 STATES = ("request_id", "state", "right", "regime", "controller", "due_ms", "identifiers", "targets")
 
 
@@ -132,11 +133,17 @@ def request_open(
     controller: Controller, identifier: Identifiers = None,
     verified_by: Annotated[str | None, typer.Option("--verified-by", help="Who has verified the identity already.")] = None,
     received_via: Annotated[str, typer.Option("--received-via", help="How it came, e.g. phone, web, letter.")] = "cli",
+    conversation: Annotated[list[str] | None, typer.Option("--conversation", help="Only this one; repeatable.")] = None,
+    since: Annotated[str | None, typer.Option("--from", help="Only conversations from then on; ISO time.")] = None,
+    until: Annotated[str | None, typer.Option("--to", help="Only conversations before then; ISO time.")] = None,
+    field: Annotated[list[str] | None, typer.Option("--field", help=f"Only these: {FIELDS}; repeatable.")] = None,
 ) -> None:  # fmt: skip
-    """Open a data-subject request; its clock starts now."""
+    """Open a data-subject request; its clock starts now. Without a limit it is about everything."""
+    limits = {"conversation_ids": conversation, "from": since, "to": until, "fields": field}
+    scope = {name: limit for name, limit in limits.items() if limit not in (None, [])}  # an empty one is the service's to refuse
     answer = session.door().post("/v1/requests", {
         "controller": controller, "right": right, "regime": regime, "identifiers": identifiers_of(identifier),
-        "received_via": received_via, "verified_by": verified_by,
+        "received_via": received_via, "verified_by": verified_by, "scope": scope or None,
     })  # fmt: skip
     session.show({"request_id": answer["request_id"]})
 

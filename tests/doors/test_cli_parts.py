@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +187,45 @@ def test_a_folder_is_walked_in_order_and_what_is_no_event_is_passed_over(tmp_pat
     tally = publish.Publisher(Door("http://s", "t", transport=httpx.MockTransport(answer)), None).publish(tmp_path / "in")
     assert order == ["a.json", "b/2.json"]
     assert (tally.accepted, tally.files, tally.passed_over) == (2, 2, 1)
+
+
+@pytest.fixture
+def heard(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """The bodies that reach a service on loopback, which opens every request."""
+    bodies: list[Any] = []
+
+    class Service(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            bodies.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(202)
+            self.end_headers()
+            self.wfile.write(b'{"request_id": "r1"}')
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Service) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("CONSENTINEL_TOKEN", "t")
+        monkeypatch.setenv("CONSENTINEL_URL", f"http://127.0.0.1:{server.server_port}")
+        yield bodies
+        server.shutdown()
+
+
+@pytest.mark.parametrize(("limits", "scope"), [
+    (["--conversation", "c1", "--conversation", "c2"], {"conversation_ids": ["c1", "c2"]}),
+    (["--from", "2026-01-01T00:00:00Z", "--to", "2026-02-01T00:00:00Z"],
+     {"from": "2026-01-01T00:00:00Z", "to": "2026-02-01T00:00:00Z"}),
+    (["--field", "numbers", "--field", "metadata.order"], {"fields": ["numbers", "metadata.order"]}),
+    (["--conversation", "c1", "--field", "*"], {"conversation_ids": ["c1"], "fields": ["*"]}),
+    (["--from", ""], {"from": ""}),  # a variable that was not set must not make it a request about everything
+    ([], None),
+])  # fmt: skip
+def test_a_request_is_limited_to_what_was_given_and_to_nothing_else(limits: list[str], scope: Any, heard: list[Any]) -> None:
+    ask = ["request", "open", "--right", "erasure", "--regime", "gdpr", "--controller", "c", "--identifier", f"tel:{NUMBER}"]
+    assert app.run([*ask, *limits]) == 0
+    body = {"controller": "c", "right": "erasure", "regime": "gdpr", "identifiers": [{"kind": "tel", "value": NUMBER}]}
+    assert heard == [{**body, "received_via": "cli"} | ({} if scope is None else {"scope": scope})]
 
 
 def test_a_vcon_needs_a_controller(tmp_path: Path) -> None:
