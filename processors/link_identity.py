@@ -28,6 +28,7 @@ class Link(State):
     on: bool
     since_ms: int
     source: str = ""
+    controller: str = ""  # a dossier of links alone would not say whose it is
 
 
 class Probed(State):
@@ -96,7 +97,7 @@ def _told(view: View, event: LinkTold, at: Receipt) -> Iterator[Effect]:
     if old is None and sum(1 for _ in view.scan(Link)) >= LINKS_MAX:
         yield Refuse("too-many-links", "b")
         return
-    yield Put(Link(event.on, at.effective_ms, event.link_source), (event.peer,))
+    yield Put(Link(event.on, at.effective_ms, event.link_source, at.controller), (event.peer,))
     facts = {"on": "yes" if event.on else "no", "source": event.link_source}
     yield Audit("identity.linked" if event.on else "identity.unlinked", at.controller, facts)
 

@@ -117,7 +117,7 @@ def subject_show(
     session: Session, ref: Annotated[str, typer.Argument(metavar="SUBJECT_REF")], controller: Controller,
     reveal: Annotated[bool, typer.Option("--reveal", help="Open the sealed fields; audited as a reveal.")] = False,
 ) -> None:  # fmt: skip
-    """Show a person's consents, conversations, holds and requests."""
+    """Show a person's consents, conversations, holds, requests, links, and who was on the same conversations, for review."""
     answer = session.door().get(f"/v1/subjects/{ref}", controller=controller, reveal="true" if reveal else None)
     sections = [(name, rows) for name, value in answer.items() if (rows := rows_of(value))]
     plain = {name: value for name, value in answer.items() if not rows_of(value)}

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from connectors.http.bodies import answer, parse
 from connectors.http.door import Door
+from connectors.http.links import candidates_of, links_of
 from connectors.http.problems import Problem
 from connectors.http.requests import cases
 from connectors.http.reveal import Opener
@@ -59,7 +60,8 @@ def _search(door: Door, token: Token, search: Search) -> list[Found]:
         conversations = _conversations(door, ref)
         requests = [case.request_id for case in asked if ref in case.refs]
         known = door.service.record("subject", ref, Permissions)
-        if conversations or requests or (known is not None and (known.cells or known.suppressions)):
+        linked = any(link.on for link in links_of(door.service, ref))
+        if conversations or requests or linked or (known is not None and (known.cells or known.suppressions)):
             found.append(Found(ref, conversations, requests))
     door.accessed(token, "search", {search.controller: len(found)})
     return found
@@ -88,8 +90,10 @@ class _Dossier:
         self.items = [(p[0], item) for p, item in self._service.records("subject", ref, Item) if self._mine(item.controller)]
         self.pointers = [(p[0], to) for p, to in self._service.records("subject", ref, Pointer) if self._mine(to.controller)]
         self.requests = [case for case in cases(door, token, controller) if ref in case.refs]
+        self.links = [link for link in links_of(self._service, ref) if self._mine(link.controller)]
         self.controllers = (
             {item.controller for _, item in self.items} | {to.controller for _, to in self.pointers}
+            | {link.controller for link in self.links if link.on}
             | {case.controller for case in self.requests}
             | ({self.permissions.controller} if self.permissions is not None else set())
         )  # fmt: skip
@@ -107,6 +111,8 @@ class _Dossier:
         room = CONVERSATIONS_MAX - len(conversations)
         for name, to in self.pointers[:room]:
             conversations.append({"conversation_id": name, "controller": to.controller, "home": to.home})
+        shared = [(name, item.controller) for name, item in self.items] + [(name, to.controller) for name, to in self.pointers]
+        candidates, more = candidates_of(self._service, self.ref, shared, (link.subject_ref for link in self.links))
         return {
             "subject_ref": self.ref,
             "consents": list(self._consents(now_ms)),
@@ -117,6 +123,13 @@ class _Dossier:
                 {"request_id": case.request_id, "right": case.right, "state": case.state, "due_ms": case.due_ms}
                 for case in self.requests
             ],
+            "links": [
+                {"subject_ref": link.subject_ref, "since_ms": link.since_ms, "source": link.source}
+                for link in self.links
+                if link.on
+            ],
+            "candidates": [candidate._asdict() for candidate in candidates],
+            "candidates_truncated": more,
             "fence": None if self.fence is None else msgspec.structs.asdict(self.fence),
             "truncated": len(self.items) + len(self.pointers) > CONVERSATIONS_MAX,
         }
@@ -171,7 +184,10 @@ class _Dossier:
 
 
 async def get_subject(door: Door, request: Request) -> Response:
-    """Show a person's consents, conversations, holds and requests; `reveal=true` opens the sealed fields."""
+    """Show a person's consents, conversations, holds, requests, links, and who was on the same conversations, for review.
+
+    `reveal=true` opens the sealed fields.
+    """
     token = door.caller(request, SHOW)
     ref = request.path_params["subject_ref"]
     reveal = request.query_params.get("reveal", "").lower() in ("true", "1")

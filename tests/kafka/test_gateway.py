@@ -238,6 +238,24 @@ def test_requests_are_listed_and_the_audit_log_verifies_from_the_gateway(site: S
     assert "consentinel_beat_age_seconds" in gateway.root.get("/metrics").text
 
 
+def test_a_gateway_shows_links_and_candidates_and_forgets_them_with_the_person(site: Site) -> None:
+    gateway = site.gateway()
+    site.feed()
+    one, other, third = ({"kind": "tel", "value": number} for number in NUMBERS[:3])
+    parties = [{"party_id": str(n), "role": "customer", "identifiers": [who]} for n, who in enumerate((one, other))]
+    gateway.send("call.started", {"conversation_id": "c1", "channel": "voice", "direction": "inbound", "parties": parties})
+    gateway.send("identity.linked", {"a": one, "b": third, "source": "crm"})
+    site.fresh()
+    refs = [gateway.service.secrets.ref("acme", who["kind"], who["value"]) for who in (one, other, third)]
+    shown = gateway.root.get(f"/v1/subjects/{refs[0]}").json()
+    assert [row["subject_ref"] for row in shown["links"]] == [refs[2]]
+    assert shown["candidates"] == [{"subject_ref": refs[1], "conversations": 1, "as_one_party": 0}]
+    body = {"controller": "acme", "right": "erasure", "regime": "gdpr", "received_via": "web", "verified_by": "desk"}
+    assert gateway.root.post("/v1/requests", json={**body, "identifiers": [one]}).status_code == 202
+    site.fresh()
+    assert gateway.root.get(f"/v1/subjects/{refs[1]}").json()["candidates"] == []
+
+
 @contextmanager
 def beating(site: Site) -> Iterator[None]:
     """A worker that works meanwhile."""
