@@ -9,7 +9,7 @@ Drawing = Literal["mermaid", "dot"]
 
 
 def draw(topology: Topology, form: Drawing) -> str:
-    """The topology's topics, tasks, processors and who reads and writes what.
+    """The topology's topics, tasks, processors, consumers and who reads and writes what.
 
     A thick (Graphviz: bold) topic holds personal data. A dashed way declassifies: what goes over it lost a label. A way marked
     with a ring leads back to its own task and has a guard. Topics that every task writes are drawn once, without their ways.
@@ -32,6 +32,9 @@ def _mermaid(t: Topology) -> Iterator[str]:
         arrow = "-.->" if spec.declassifies.get(topic.name) == (EVERYTHING,) else "-->"
         label = "|↺|" if topic.name in spec.guards else ""
         yield f"  {_id('p', spec.name)} {arrow}{label} {_id('t', topic.name)}"
+    for consumer in t.consumers:
+        yield f'  {_id("c", consumer.name)}[/"{_text(consumer.name)}"/]'
+        yield from (f"  {_id('t', topic)} --> {_id('c', consumer.name)}" for topic in consumer.topics)
     yield "  classDef personal stroke-width:3px"
 
 
@@ -54,6 +57,9 @@ def _dot(t: Topology) -> Iterator[str]:
         marks += ['label="↺"'] if topic.name in spec.guards else []
         how = f" [{', '.join(marks)}]" if marks else ""
         yield f"  {_id('p', spec.name)} -> {_id('t', topic.name)}{how};"
+    for consumer in t.consumers:
+        yield f'  {_id("c", consumer.name)} [shape=house, label="{_text(consumer.name)}"];'
+        yield from (f"  {_id('t', topic)} -> {_id('c', consumer.name)};" for topic in consumer.topics)
     yield "}"
 
 
@@ -73,6 +79,11 @@ def _inputs(t: Topology) -> Iterator[tuple[str, str]]:
 def _ways(t: Topology) -> Iterator[tuple[ProcessorSpec, Topic]]:
     for spec in t.processors.values():
         yield from ((spec, t.topics[topic]) for topic in spec.writes)
+
+
+def _text(name: str) -> str:
+    """A consumer's name inside quotes: it may be any text."""
+    return name.replace("\\", "/").replace('"', "'")
 
 
 def _id(kind: str, name: str) -> str:

@@ -59,6 +59,7 @@ def topology_check(session: Session, file: File = SHIPPED) -> None:
         session.show({"ok": False, "faults": rows}, rows_table(rows))
         raise typer.Exit(1) from None
     counts = {"topics": len(found.topics), "tasks": len(found.tasks), "processors": len(found.processors)}
+    counts["consumers"] = len(found.consumers)
     session.show({"ok": True, "faults": [], **counts})
 
 

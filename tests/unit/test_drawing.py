@@ -30,6 +30,16 @@ def test_everything_is_drawn_and_every_way_ends_at_something_drawn(form: Drawing
     assert {end for way in ways for end in way} <= drawn
 
 
+@pytest.mark.parametrize(("form", "ways"), [
+    ("mermaid", ['  c_data_20_team[/"data team"/]', "  t_consent_2e_state --> c_data_20_team"]),
+    ("dot", ['  c_data_20_team [shape=house, label="data team"];', "  t_consent_2e_state -> c_data_20_team;"]),
+])  # fmt: skip
+def test_consumers_are_drawn_behind_what_they_read(form: Drawing, ways: list[str]) -> None:
+    consumer = "consumers:\n  - {name: data team, topics: [consent.state], deadline_days: 30}\n"
+    text = SHIPPED.read_text(encoding="utf-8").replace("consumers: []\n", consumer)
+    assert [line for line in draw(load_topology(text, known_schemas()), form).splitlines() if "c_data" in line] == ways
+
+
 def test_personal_topics_declassified_ways_and_guards_are_marked() -> None:
     text = draw(default_topology(), "mermaid")
     assert "t_calls[(calls)]:::personal" in text and "t_decisions[(decisions)]\n" in text
