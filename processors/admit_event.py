@@ -6,6 +6,7 @@ from typing import Any, ClassVar, assert_never
 
 import msgspec
 
+from processors.fields import chosen
 from processors.kernel import Audit, Context, Effect, Emit, Forward, Quiet, Receipt, Refuse, State, View
 from processors.order_media import media_case
 from processors.permissions import grants_everything
@@ -104,8 +105,10 @@ def problem(event: EventData, time_ms: int, receipt_ms: int) -> Refuse | None:
     return None
 
 
-def unfit(event: EventData, type_: str, refs: tuple[str, ...]) -> Refuse | None:
+def unfit(event: EventData, type_: str, refs: tuple[str, ...], settings: ControllerState) -> Refuse | None:
     """What is wrong with an event once its refs are known, or None. The door asks the same question."""
+    if isinstance(event, RequestOpened) and event.scope and not (event.scope.fields or chosen(settings.sealed_fields)):
+        return Refuse("nothing-chosen", "scope")
     if isinstance(event, ConsentChanged) and grants_everything(type_, event.purposes):
         return Refuse("wildcard-grant", "purposes")
     if isinstance(event, ConsentChanged | SuppressionChanged | RequestOpened) and not any(refs):
@@ -190,7 +193,7 @@ class AdmitEvent(Quiet):
         except NotAnIdentifier as e:
             yield Refuse(e.code, "identifiers")
             return
-        refusal = unfit(event, at.envelope.type, refs)
+        refusal = unfit(event, at.envelope.type, refs, at.settings(at.controller))
         if refusal is not None:
             yield refusal
             return

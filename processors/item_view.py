@@ -1,5 +1,6 @@
 """The protected view of an item, as `conversations.protected` carries it: sealed fields stay sealed."""
 
+from collections.abc import Iterable
 from typing import Literal
 
 from processors.item import Item, ItemLine, ItemMedia, Masked, due_ms, is_held
@@ -30,8 +31,13 @@ def render(view: View, item: Item, conversation_id: str) -> ProtectedConversatio
         name=_optional(item.name), identifiers=_optional(item.identifiers), metadata=_optional(item.metadata), lines=lines,
         recordings=recordings, media="deleted" if fates == {"deleted"} else media, erase_by_ms=due_ms(item),
         held=is_held(view, conversation_id), anonymised=tuple(masked.groups),
-        reviewable=not item.employee and ("content" not in masked.groups or bool(fates - {"deleted"})),
+        reviewable=is_reviewable(item, masked, fates),
     )  # fmt: skip
+
+
+def is_reviewable(item: Item, masked: Masked, fates: Iterable[str]) -> bool:
+    """Whether anything is left to look at: what was said, or a recording that is not deleted (`fates` of all)."""
+    return not item.employee and ("content" not in masked.groups or any(fate != "deleted" for fate in fates))
 
 
 def _token(value: Sealed) -> bytes:

@@ -18,14 +18,14 @@ from connectors.http.receipts import status_in
 from engine.evidence import LogDamaged, NotProvable, receipt_of
 from engine.receipts import Receipt, ReceiptInvalid, receipt_json
 from engine.service import Service
-from schemas.events import Regime, Right
+from schemas.events import FIELD_GROUPS, METADATA_KEY, Regime, Right
 
 consent = typer.Typer(no_args_is_help=True, help="What people have allowed and refused.")
 subject = typer.Typer(no_args_is_help=True, help="What is known of a person; every look is audited.")
 request = typer.Typer(no_args_is_help=True, help="Data-subject requests and their clocks.")
 erase = typer.Typer(no_args_is_help=True, help="How far erasures are, and the proof of them.")
 
-FIELDS = "numbers, emails, ips, content, media, custom_metadata, other_metadata, metadata.KEY, *"
+FIELDS = ", ".join([*FIELD_GROUPS, METADATA_KEY + "KEY", "*"])
 STATES = ("request_id", "state", "right", "regime", "controller", "due_ms", "identifiers", "targets")
 
 

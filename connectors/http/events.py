@@ -14,6 +14,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from connectors.http.advice import CONFIGURED, Warning, warnings_of
 from connectors.http.bodies import BODY_BYTES_MAX, answer
 from connectors.http.cloudevents import Incoming, read
 from connectors.http.door import POLL_SECS, Door, Sendable
@@ -33,16 +34,16 @@ from schemas.routed import Envelope
 from schemas.topics import ControllerState
 
 CALL = "POST /v1/events"
-CONFIGURED = "controller.configured"
 SETTINGS_SECS_MAX = 2.0  # how long an answer waits for new settings; the event is durable either way
 TOPICS = {"call": "calls", "consent": "consents", "request": "requests"}
 CONTROLS = "controls"
 
 
-class Accepted(msgspec.Struct):
+class Accepted(msgspec.Struct, omit_defaults=True):
     """Every event is durable. An id that was seen before is accepted as well and changes nothing."""
 
     accepted: int
+    warnings: list[Warning] = []
 
 
 class Result(msgspec.Struct, omit_defaults=True):
@@ -122,7 +123,7 @@ class Admission:
             fault = Problem(error.code, _place(event, settings) or "/identifiers")
         if fault is not None:
             raise fault
-        refusal = unfit(event, type_, refs)
+        refusal = unfit(event, type_, refs, settings)
         if refusal is not None:
             raise Problem(refusal.code, refusal.field)
         if _taken(self._door, event, controller):
@@ -258,7 +259,7 @@ async def post_events(door: Door, request: Request) -> Response:
         found = await take(door, token, events)
     bad = [fault for fault in found if fault is not None]
     if not bad:
-        return answer(Accepted(len(found)), 202)
+        return answer(Accepted(len(found), list(warnings_of(events))), 202)
     if not batch:
         raise bad[0]
     results = [Result(n, 202) if f is None else Result(n, f.status, f.body()) for n, f in enumerate(found)]

@@ -75,6 +75,8 @@ PROBLEMS: dict[str, ProblemType] = {
         expired_already=("Expired already", "A suppression that has expired adds nothing."),
         wildcard_grant=("Consent to everything", "`*` as a purpose can refuse or withdraw, never grant."),
         never_a_subject=("Nobody", "Every identifier is the controller's own, which is never a subject."),
+        empty_scope=("A scope that limits nothing", "Name conversations, a period or fields; without a scope it is everything."),
+        nothing_chosen=("No fields chosen", "Neither the request nor the controller's `sealed_fields` chooses any."),
         unusable=("Cannot be used", "The event is well formed but means nothing here."),
     ),
     **_types(

@@ -16,7 +16,8 @@ from connectors.http.reveal import Opener
 from connectors.http.roles import REVEALERS, allows
 from connectors.http.tokens import Token
 from processors.fence import Fence
-from processors.item import HeldBy, Item, ItemLine, ItemMedia, Pointer
+from processors.item import HeldBy, Item, ItemLine, ItemMedia, Masked, Pointer
+from processors.item_view import is_reviewable
 from processors.permissions import PART, Permissions, resolve, status_at
 from schemas.base import Name, Text
 from schemas.events import Identifier
@@ -175,10 +176,14 @@ class _Dossier:
                 "id": "/".join(parts[1:]), "party": line.party, "employee": line.employee, "kind": line.kind,
                 "offset_ms": line.offset_ms, "tag": line.tag, "text": open_(line, "text"),
             })  # fmt: skip
+        heard = list(service.records("subject", ref, ItemMedia, name))
         recordings = [
-            {"recording_id": parts[1], "state": media.state, "confirmed": media.confirmed, "uri": open_(media, "uri")}
-            for parts, media in service.records("subject", ref, ItemMedia, name)
+            {"recording_id": recording_id, "state": x.fate or x.state, "confirmed": x.confirmed, "uri": open_(x, "uri")}
+            for (_, recording_id), x in heard
         ]
+        masked = next((found for _, found in service.records("subject", ref, Masked, name)), None) or Masked()
+        plain["anonymised"] = masked.groups
+        plain["reviewable"] = is_reviewable(item, masked, (media.fate for _, media in heard))
         personal = {attribute: open_(item, attribute) for attribute in Item.SEALED}
         return {"conversation_id": name, **plain, **personal, "lines": lines, "more_lines": more, "recordings": recordings}
 
