@@ -78,13 +78,16 @@ class TaskLoop:
         self._paused_ms: dict[str, int] = {}  # until when a task is not polled
         self._ledgered: set[tuple[str, int]] = set()  # partitions that are known not to be behind the ledger
         self.obeyed = False  # every order that a restored partition had forgotten is carried out; see `engine.ledger`
+        self._given_ms = 0  # when orders were last given again
         self._drained: deque[int] = deque(maxlen=PIPELINE_TURNS)
 
     def turn(self) -> int:
         """One turn; returns how many records and alarms it handled. 0: there was nothing to do. A paused task counts as one."""
         try:
-            done = self._records() + self._alarms() + self._keep_up()
-            self.obeyed = self.obeyed or not done
+            records, alarms = self._records(), self._alarms()
+            done = records + alarms + self._keep_up()
+            # An erasure's step rings at once for the next: where none rings and the orders were folded, all are carried out.
+            self.obeyed = self.obeyed or not done or (not alarms and self.beat_ms > self._given_ms)
             return done or len(self._paused_ms)
         except CommitLost as lost:
             log.warning("turn lost (%s): reading again from the committed positions", type(lost).__name__)
@@ -173,7 +176,7 @@ class TaskLoop:
             self._ledgered.add((task, n))
         if given:
             self.shared.count("ledger_orders", by=given)
-            self.obeyed = False
+            self.obeyed, self._given_ms = False, now_ms
         elif fresh:
             self.obeyed = True
 

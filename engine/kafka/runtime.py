@@ -9,7 +9,7 @@ says is committed.
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from engine.clock import Clock
@@ -41,6 +41,7 @@ class KafkaRuntime:
     ) -> None:  # fmt: skip
         self.names, self.worker = names, worker
         self._stamp = {DEPLOYMENT: deployment.encode()} if deployment else {}
+        self.may_serve: Callable[[], bool] = lambda: True  # while not, no beat is passed on: gateways deny, and show nothing
         self.ends: dict[At, int] = {}  # high watermarks of the inputs, as of the last beat
         self.beats = Beats(names, tasks)
         self._clients, self._clock = clients, clock
@@ -219,7 +220,7 @@ class KafkaRuntime:
             self.ends.update(ends)
             self.beats.ends(asked_ms, ends, self._owned)
         now_ms = self._clock()
-        if abs(now_ms - self._beat_ms) < BEAT_MS or not self._owned:
+        if abs(now_ms - self._beat_ms) < BEAT_MS or not self._owned or not self.may_serve():
             return
         self._beat_ms = now_ms
         for unit, owned in self._owned.items():

@@ -105,6 +105,7 @@ class Worker:
         self.secrets = Secrets(ring, os.urandom)
         self.shared = Shared(self.secrets, topology, None if look_up is None else Registered(look_up))
         self.loop = TaskLoop(runtime, plans(topology, processors()), self.shared, clock, RECORDS_PER_TASK_MAX)
+        runtime.may_serve = lambda: self.loop.obeyed
         rotations = Rotations(ring, keepers(topology))
         leader = (FIRST_INTAKE.task, FIRST_INTAKE.partition)
         self.loop.upkeep = KeyRotation(rotations, runtime, self.shared, leader=leader, behind_ms=READERS_BEHIND_MS)
