@@ -37,11 +37,13 @@ class Shared:
         self.secrets, self.registered = secrets, registered
         self.enveloped = frozenset(name for name, topic in topology.topics.items() if topic.envelope)
         self.internal = self.enveloped & {topic for task in topology.tasks for topic in topology.writes_of(task)}
+        self.partitions = {name: topic.partitions for name, topic in topology.topics.items()}
         self.deployment = secrets.ring.deployment()
         self.ledger = Ledger(secrets)
         self.settings: dict[str, ControllerState] = {}
         self._consumers = tuple(Target(name=c.name, deadline_days=c.deadline_days) for c in topology.consumers)
         self.counts: dict[tuple[str, ...], int] = {}
+        self.rang: set[str] = set()  # processors whose alarms rang in this turn
 
     def count(self, *name: str, by: int = 1) -> None:
         """Add to a counter that the doors read."""

@@ -22,6 +22,7 @@ from typing import Protocol
 from engine.clock import Clock
 from engine.context import Shared, TaskPlan, take_settings
 from engine.layout import DUE, LEDGER, DueAlarm, due_alarm
+from engine.obeying import Obedience
 from engine.outside import RegistryAway
 from engine.partition import Partition
 from engine.runtime import Batch, Commit, CommitLost, Runtime
@@ -65,8 +66,9 @@ class TaskLoop:
     """Runs all tasks of a topology on a runtime. One thread calls `turn`; the fields it leaves are read by others."""
 
     def __init__(
-        self, runtime: Runtime, tasks: list[TaskPlan], shared: Shared, clock: Clock, records_max: int = RECORDS_PER_TASK_MAX
-    ) -> None:
+        self, runtime: Runtime, tasks: list[TaskPlan], shared: Shared, clock: Clock, records_max: int = RECORDS_PER_TASK_MAX,
+        *, quiet_ms: int = 0,
+    ) -> None:  # fmt: skip
         self.runtime, self.shared, self.clock, self.records_max = runtime, shared, clock, records_max
         self.tasks = tasks
         self.upkeep: Upkeep | None = None
@@ -78,16 +80,15 @@ class TaskLoop:
         self._paused_ms: dict[str, int] = {}  # until when a task is not polled
         self._ledgered: set[tuple[str, int]] = set()  # partitions that are known not to be behind the ledger
         self.obeyed = False  # every order that a restored partition had forgotten is carried out; see `engine.ledger`
-        self._given_ms = 0  # when orders were last given again
+        self._obedience = Obedience(runtime, tasks, shared.partitions, quiet_ms)
         self._drained: deque[int] = deque(maxlen=PIPELINE_TURNS)
 
     def turn(self) -> int:
         """One turn; returns how many records and alarms it handled. 0: there was nothing to do. A paused task counts as one."""
         try:
-            records, alarms = self._records(), self._alarms()
-            done = records + alarms + self._keep_up()
-            # An erasure's step rings at once for the next: where none rings and the orders were folded, all are carried out.
-            self.obeyed = self.obeyed or not done or (not alarms and self.beat_ms > self._given_ms)
+            self.shared.rang.clear()
+            done = self._records() + self._alarms() + self._keep_up()
+            self.obeyed = self._obedience.is_done(self.shared.rang, self.clock())
             return done or len(self._paused_ms)
         except CommitLost as lost:
             log.warning("turn lost (%s): reading again from the committed positions", type(lost).__name__)
@@ -172,13 +173,11 @@ class TaskLoop:
             if orders:
                 log.warning("%s/%d is behind the erasure ledger: giving %d orders again", task, n, len(orders))
                 self.runtime.commit(Commit(orders, {(task, n): {LEDGER: mark.to_bytes(8, "big")}}, {}, now_ms))
+                self._obedience.give(orders, now_ms)
                 given += len(orders)
             self._ledgered.add((task, n))
         if given:
             self.shared.count("ledger_orders", by=given)
-            self.obeyed, self._given_ms = False, now_ms
-        elif fresh:
-            self.obeyed = True
 
     def _is_paused(self, task: str, now_ms: int) -> bool:
         until_ms = self._paused_ms.get(task, now_ms)

@@ -143,6 +143,7 @@ class Partition:
         if due_ms != alarm.due_ms:
             return
         self.overlay.set(key, None)
+        self._shared.rang.add(alarm.processor)
         name = f"{self.plan.name}|{alarm.owner}|{alarm.processor}|{alarm.name}|{alarm.due_ms}|{now_ms}"
         alarm_id = sha256(name.encode()).hexdigest()[:24]
         envelope = Envelope(

@@ -15,6 +15,7 @@ from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from engine.kafka.connection import Connection
 from engine.kafka.names import Names
+from engine.kafka.reactions import error_of
 
 Client = Any  # a confluent-kafka client, or the simulation's: what is used of it stands in the calls
 At = tuple[str, int]  # Kafka's topic name, partition
@@ -196,15 +197,20 @@ class ConfluentClients:
         if not asked:
             return {}
         try:
-            futures = self._admin_client().list_offsets(asked, isolation_level=level, request_timeout=ADMIN_SECS_MAX)
-            found = {(at.topic, at.partition): int(_answer(future).offset) for at, future in futures.items()}
-            if any(offset < NO_RECORD for offset in found.values()):
-                raise KafkaException(KafkaError(KafkaError._TIMED_OUT))  # no broker answered, and the client does not say so
-            return found
-        except KafkaException:
-            # After a broker's restart this client would ask with the old leader's epoch for ever (FENCED_LEADER_EPOCH).
+            return self._asked(asked, level)
+        except KafkaException as fault:
+            # After a broker's restart this client would ask with the old leader's epoch for ever.
             self._admin = None
-            raise
+            if error_of(fault).code() not in (KafkaError.FENCED_LEADER_EPOCH, KafkaError.UNKNOWN_LEADER_EPOCH):
+                raise
+        return self._asked(asked, level)
+
+    def _asked(self, asked: dict[Place, OffsetSpec], level: IsolationLevel) -> dict[At, int]:
+        futures = self._admin_client().list_offsets(asked, isolation_level=level, request_timeout=ADMIN_SECS_MAX)
+        found = {(at.topic, at.partition): int(_answer(future).offset) for at, future in futures.items()}
+        if any(offset < NO_RECORD for offset in found.values()):
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))  # no broker answered, and the client does not say so
+        return found
 
     def _admin_client(self) -> AdminClient:
         if self._admin is None:

@@ -99,7 +99,7 @@ class Site:
     def __init__(self, kafka: Kafka, prefix: str, folder: Path) -> None:
         self.folder, self.prefix, self.bootstrap = folder, prefix, kafka.bootstrap
         self.names = Names(prefix, TASKS)
-        self.clients = ConfluentClients(Connection(bootstrap=kafka.bootstrap, prefix=prefix), self.names)
+        self.connect()
         self.environ = {
             **{name: value for name, value in os.environ.items() if not name.startswith("CONSENTINEL_")},
             "PYTHONPATH": str(ROOT), "CONSENTINEL_KAFKA__BOOTSTRAP": kafka.bootstrap, "CONSENTINEL_KAFKA__PREFIX": prefix,
@@ -107,8 +107,12 @@ class Site:
         }  # fmt: skip
         self.ring = FileRing(folder / "ring", create=True)
         self.secrets = Secrets(self.ring, os.urandom)
-        self.edge = Edge(self.clients, self.names, {name: topic.partitions for name, topic in TOPOLOGY.topics.items()})
         self.workers: list[WorkerProcess] = []
+
+    def connect(self) -> None:
+        """Make clients; those from before a broker's restore would not believe that its leader epochs went back."""
+        self.clients = ConfluentClients(Connection(bootstrap=self.bootstrap, prefix=self.prefix), self.names)
+        self.edge = Edge(self.clients, self.names, {name: topic.partitions for name, topic in TOPOLOGY.topics.items()})
 
     @staticmethod
     def command(*args: str) -> list[str]:
