@@ -3,16 +3,18 @@
 from collections.abc import Iterator
 from typing import Any, ClassVar, assert_never
 
+import msgspec
+
 from processors.erase_subject import is_ordered
 from processors.fence import refuses
+from processors.grounds import told_of, with_terms
 from processors.item import EXPIRE, SWEEP, Asked, HeldBy, Item, Pointer, destroy_item, due_ms, forget_nonce, is_held, sweep
 from processors.kernel import Alarm, Audit, Delete, Effect, Emit, Incurious, Instant, Put, Receipt, State, View, Wake
-from processors.terms import DAY_MS
+from processors.terms import notice_by
 from schemas.base import Record
-from schemas.routed import Hold, ItemEnded, ItemOpened, ItemPointed
+from schemas.routed import Hold, HoldTerms, ItemEnded, ItemOpened, ItemPointed
 from schemas.topics import ErasureNotice
 
-NOTICE_DAYS = 30  # what a target has when the controller registered none
 ITEMS_PER_RELEASE = 100  # items woken by one step of a hold's release; the next step wakes itself
 RELEASE = "release\x1f"
 
@@ -35,11 +37,16 @@ class EnforceRetention(Incurious):
                 if item is None or refuses(view, at.effective_ms, event.conversation_id):
                     return
                 if event.holds and view.get(HeldBy, event.conversation_id) is None:
-                    yield Put(HeldBy(sorted(event.holds)), (event.conversation_id,))
+                    terms = with_terms({}, event.terms)
+                    yield Put(HeldBy(sorted(event.holds), terms), (event.conversation_id,))
                 yield Wake(EXPIRE + event.conversation_id, due_ms(item))
             case ItemPointed():
-                for hold_id in (view.get(HeldBy, "*") or HeldBy()).holds:
-                    there = Hold(hold_id=hold_id, placed=True, conversation_id=event.conversation_id)
+                held = view.get(HeldBy, "*") or HeldBy()
+                for hold in told_of(held.holds, held.terms):
+                    there = Hold(
+                        hold_id=hold.hold_id, placed=True, conversation_id=event.conversation_id, ground=hold.ground,
+                        until_ms=hold.until_ms,
+                    )  # fmt: skip
                     yield Emit("subject.events", (event.home,), there)
             case ItemEnded():
                 item = view.get(Item, event.conversation_id)
@@ -67,7 +74,7 @@ class EnforceRetention(Incurious):
             yield Wake(alarm.name, due)
             return
         settings = now.settings(item.controller)
-        by_ms = now.now_ms + DAY_MS * min((t.deadline_days for t in settings.targets), default=NOTICE_DAYS)
+        by_ms = notice_by(now.now_ms, (t.deadline_days for t in settings.targets))
         yield from destroy_item(view, item, conversation_id, "retention", now.now_ms, Asked(acknowledge_by_ms=by_ms))
         order_id = f"ret_{now.derive(0)}"
         yield Emit("erasure.notices", (order_id,), ErasureNotice(
@@ -79,22 +86,27 @@ class EnforceRetention(Incurious):
 
     def _hold(self, view: View, event: Hold, at: Receipt) -> Iterator[Effect]:
         scope = event.conversation_id or "*"
-        held = view.get(HeldBy, scope)
-        holds = set(held.holds) if held else set()
-        if event.placed == (event.hold_id in holds):
+        held = view.get(HeldBy, scope) or HeldBy()
+        holds, terms = set(held.holds), held.terms
+        if event.placed:
+            terms = with_terms(terms, [HoldTerms(hold_id=event.hold_id, ground=event.ground, until_ms=event.until_ms)])
+        known = event.placed == (event.hold_id in holds)
+        if known and terms == held.terms:
             return
         facts = {"hold": event.hold_id, "scope": "conversation" if event.conversation_id else "person"}
         if event.conversation_id is None:
             # The content is with the homes, so a hold on a person goes where that person's pointers point.
             for (conversation_id,), pointer in list(view.scan(Pointer)):
-                there = Hold(hold_id=event.hold_id, placed=event.placed, conversation_id=conversation_id)
+                there = msgspec.structs.replace(event, conversation_id=conversation_id)
                 yield Emit("subject.events", (pointer.home,), there)
         if event.placed:
-            yield Put(HeldBy(sorted(holds | {event.hold_id})), (scope,))
-            yield Audit("hold.placed", at.controller, facts)
+            yield Put(HeldBy(sorted(holds | {event.hold_id}), terms), (scope,))
+            if not known:  # else it only ends later, which its own case has on record
+                yield Audit("hold.placed", at.controller, facts)
             return
         holds -= {event.hold_id}
-        yield Put(HeldBy(sorted(holds)), (scope,)) if holds else Delete(HeldBy, (scope,))
+        terms = {hold_id: told for hold_id, told in terms.items() if hold_id != event.hold_id}
+        yield Put(HeldBy(sorted(holds), terms), (scope,)) if holds else Delete(HeldBy, (scope,))
         yield Audit("hold.released", at.controller, facts)
         if event.conversation_id is None:
             yield from self._rearm(view, "", at.receipt_ms)

@@ -1,11 +1,13 @@
 """Forgets an identifier: the fence first, then keys, state and tombstones in bounded steps, then the answer to the request."""
 
 from collections.abc import Generator, Iterator
+from hashlib import sha256
 from typing import Any, ClassVar, assert_never
 
 import msgspec
 
 from processors.fence import Fence, Fenced, mark_of
+from processors.grounds import ITEMS_TOLD_MAX, OTHER, facts_of
 from processors.item import (
     SWEEP,
     Asked,
@@ -16,6 +18,7 @@ from processors.item import (
     destroy_item,
     forget_nonce,
     is_held,
+    kept_item,
     media_orders,
     sweep,
 )
@@ -37,8 +40,9 @@ from processors.kernel import (
 from processors.link_identity import Probed, unlink_all
 from processors.notices import notice_of, order_id_of
 from processors.permissions import ALWAYS_MS, CONSENT_EXPIRY, EVIDENCE_SCOPE, PART, ConsentEvidence, Permissions
+from processors.terms import notice_by
 from schemas.base import Record
-from schemas.routed import EraseOrder, EraseReport, Hold, ItemErase, ItemErased, MediaErase
+from schemas.routed import EraseOrder, EraseReport, HeldItem, Hold, ItemErase, ItemErased, MediaErase
 
 CELLS_PER_STEP = 100  # rows of consent.state turned into tombstones in one step
 ITEMS_PER_STEP = 6  # an item's destruction is some 12 effects and the first lines of its sweep
@@ -59,11 +63,12 @@ class Erasure(State):
     erased: int = 0
     awaiting: list[str] = []  # conversations whose home was asked and has not answered
     held: list[str] = []  # conversations that a hold keeps here
-    held_at_homes: list[str] = []  # conversations that a hold keeps at their home
+    held_at_homes: dict[str, HeldItem] = {}  # conversations that a hold keeps at their home
     reports: int = 0  # each begins a new round of notices, with an order id of its own
     noticed: bool = False  # in this round
     media: list[str] = []  # orders for recordings of what is gone
     unfinished: bool = False  # a further step is due: homes may answer before it, and must not end the erasure
+    told: str = ""  # hash of what the last report said: nothing is reported twice
 
 
 class Waiting(State):
@@ -73,6 +78,7 @@ class Waiting(State):
     request_id: str
     asker: str
     acknowledge_by_ms: int = 0
+    told: HeldItem | None = None  # what the asker knows of the holds
 
 
 def is_ordered(view: View, conversation_id: str, item: Item) -> bool:
@@ -103,7 +109,8 @@ class EraseSubject(Incurious):
             case ItemErased():
                 yield from self._answered(view, event, at)
             case Hold():
-                if not event.placed:
+                # What a new hold, or a later end of one, says of items that are held already is to be reported as well.
+                if not event.placed or any(True for kind in (Waiting, Erasure) for _ in view.scan(kind)):
                     yield Wake(STEP, at.receipt_ms)
             case _:
                 assert_never(event)
@@ -113,14 +120,27 @@ class EraseSubject(Incurious):
         if alarm.name.startswith(SWEEP):
             yield from sweep(view, alarm.name.removeprefix(SWEEP), now.now_ms)
             return
+        moved = [(p, w, k) for p, w in view.scan(Waiting) if (k := kept_item(view, p[0])) is not None and k != w.told]
+        for parts, waiting, kept in moved[:POINTERS_PER_STEP]:
+            yield Put(msgspec.structs.replace(waiting, told=kept), parts)
+            if waiting.asker:
+                yield _still_held(waiting, kept)
+        if moved:
+            yield Wake(STEP, now.now_ms)
+            return
         freed = [(c, w) for (c, *_), w in view.scan(Waiting) if not is_held(view, c)]
         for conversation_id, waiting in freed[:ITEMS_PER_STEP]:
             yield Delete(Waiting, (conversation_id, waiting.request_id, waiting.asker))
-            yield from _erase_and_answer(view, conversation_id, view.get(Item, conversation_id), waiting, now.now_ms)
+            item = view.get(Item, conversation_id)
+            days = (t.deadline_days for t in now.settings(item.controller if item else "").targets)
+            by_ms = max(waiting.acknowledge_by_ms, notice_by(now.now_ms, days))
+            order = msgspec.structs.replace(waiting, acknowledge_by_ms=by_ms)
+            yield from _erase_and_answer(view, conversation_id, item, order, now.now_ms)
         if len(freed) > ITEMS_PER_STEP:
             yield Wake(STEP, now.now_ms)
         for (request_id,), erasure in list(view.scan(Erasure)):
-            yield from self._step(view, request_id, erasure, now.now_ms)
+            by_ms = notice_by(now.now_ms, (t.deadline_days for t in now.settings(erasure.controller).targets))
+            yield from self._step(view, request_id, erasure, now.now_ms, by_ms)
 
     def _begin(self, view: View, event: EraseOrder, at: Receipt) -> Iterator[Effect]:
         old = view.get(Fence) or Fence()
@@ -149,11 +169,11 @@ class EraseSubject(Incurious):
         yield Put(erasure, (event.request_id,))
         yield Wake(STEP, at.receipt_ms)
 
-    def _step(self, view: View, request_id: str, erasure: Erasure, now_ms: int) -> Iterator[Effect]:
+    def _step(self, view: View, request_id: str, erasure: Erasure, now_ms: int, by_ms: int) -> Iterator[Effect]:
         gone: list[str] = []
         held: list[str] = []
         media: list[str] = []
-        asked_by = Asked(request_id, erasure.acknowledge_by_ms)
+        asked_by = Asked(request_id, _in_round(erasure, by_ms).acknowledge_by_ms)
         more = yield from _forget_consents(view, erasure, request_id)
         for (conversation_id,), item in list(view.scan(Item)):
             if item.effective_ms > erasure.fence_ms:
@@ -189,6 +209,8 @@ class EraseSubject(Incurious):
             erasure, erased=erasure.erased + len(gone), awaiting=sorted({*erasure.awaiting, *asked}),
             held=sorted(held), media=sorted({*erasure.media, *media}), unfinished=more,
         )  # fmt: skip
+        if gone:
+            erasure = _in_round(erasure, by_ms)
         if gone or not (erasure.reports or erasure.noticed):  # consents go too, so there is a notice without any item
             yield notice_of(view.owner, request_id, erasure, tuple(gone))
             erasure = msgspec.structs.replace(erasure, noticed=True)
@@ -201,16 +223,28 @@ class EraseSubject(Incurious):
     def _report(self, view: View, request_id: str, erasure: Erasure) -> Iterator[Effect]:
         if erasure.awaiting or erasure.unfinished:
             return
-        kept = len(erasure.held) + len(erasure.held_at_homes)
+        here = [item for conversation_id in erasure.held if (item := kept_item(view, conversation_id)) is not None]
+        if len(here) < len(erasure.held):
+            return  # a release has armed the next step, which reports
+        kept = [*here, *erasure.held_at_homes.values()]
         done = not kept
-        yield Emit("case.events", ("request", request_id), EraseReport(
-            request_id=request_id, index=erasure.index, erased=erasure.erased, held=kept, final=done,
+        report = EraseReport(
+            request_id=request_id, index=erasure.index, erased=erasure.erased, held=len(kept), final=done,
             order_id=order_id_of(request_id, erasure) if erasure.noticed else "", media=tuple(erasure.media),
-        ))  # fmt: skip
+            kept=tuple(kept[:ITEMS_TOLD_MAX]), acknowledge_by_ms=erasure.acknowledge_by_ms,
+        )  # fmt: skip
+        grounds = facts_of(kept)
+        said = (report.erased, report.held, report.media, report.kept, grounds)
+        told = sha256(msgspec.json.encode(said)).hexdigest()[:16]
+        if not done and not erasure.noticed and told == erasure.told:
+            return
+        yield Emit("case.events", ("request", request_id), report)
         yield Audit("erasure.done" if done else "erasure.held", erasure.controller, {
-            "request": request_id, "index": str(erasure.index), "items": str(erasure.erased), "held": str(kept)})  # fmt: skip
+            "request": request_id, "index": str(erasure.index), "items": str(erasure.erased), "held": str(len(kept)),
+        } | grounds)  # fmt: skip
         if not done:
-            yield Put(msgspec.structs.replace(erasure, reports=erasure.reports + 1, noticed=False), (request_id,))
+            round_over = msgspec.structs.replace(erasure, reports=erasure.reports + 1, noticed=False, told=told)
+            yield Put(round_over, (request_id,))
             return
         yield Delete(Erasure, (request_id,))
         if view.get(Probed, request_id) is not None:
@@ -223,30 +257,46 @@ class EraseSubject(Incurious):
 
     def _erase_for(self, view: View, event: ItemErase, at: Receipt) -> Iterator[Effect]:
         item = view.get(Item, event.conversation_id)
-        waiting = Waiting(event.request_id, event.asker, event.acknowledge_by_ms)
-        if item is None or not is_held(view, event.conversation_id):
+        kept = kept_item(view, event.conversation_id)
+        waiting = Waiting(event.request_id, event.asker, event.acknowledge_by_ms, kept)
+        if item is None or kept is None:
             yield from _erase_and_answer(view, event.conversation_id, item, waiting, at.receipt_ms)
             return
         yield Put(waiting, (event.conversation_id, event.request_id, event.asker))
         if event.asker:
-            yield Emit("subject.events", (event.asker,), ItemErased(
-                conversation_id=event.conversation_id, request_id=event.request_id, held=True))  # fmt: skip
+            yield _still_held(waiting, kept)
 
     def _answered(self, view: View, event: ItemErased, at: Receipt) -> Iterator[Effect]:
         erasure = view.get(Erasure, event.request_id)
         if erasure is None:
             return
         awaiting = [c for c in erasure.awaiting if c != event.conversation_id]
-        others = {*erasure.held_at_homes} - {event.conversation_id}
-        held = sorted({*others, event.conversation_id} if event.held else others)
+        held = {name: kept for name, kept in erasure.held_at_homes.items() if name != event.conversation_id}
+        if event.held:
+            unstated = HeldItem(conversation_id=event.conversation_id, grounds=(OTHER,))
+            held[event.conversation_id] = event.kept or unstated
         erased = erasure.erased + (1 if event.home else 0)
         media = sorted({*erasure.media, *event.media})
         erasure = msgspec.structs.replace(erasure, awaiting=awaiting, held_at_homes=held, erased=erased, media=media)
         if event.home:
+            by_ms = notice_by(at.receipt_ms, (t.deadline_days for t in at.settings(erasure.controller).targets))
+            erasure = _in_round(erasure, by_ms)
             yield notice_of(event.home, event.request_id, erasure, (event.conversation_id,))
             erasure = msgspec.structs.replace(erasure, noticed=True)
         yield Put(erasure, (event.request_id,))
         yield from self._report(view, event.request_id, erasure)
+
+
+def _still_held(waiting: Waiting, kept: HeldItem) -> Emit:
+    """At the home: the asker is told on which grounds the item stays, and again when these change."""
+    return Emit("subject.events", (waiting.asker,), ItemErased(
+        conversation_id=kept.conversation_id, request_id=waiting.request_id, held=True, kept=kept))  # fmt: skip
+
+
+def _in_round(erasure: Erasure, by_ms: int) -> Erasure:
+    """The erasure with the deadline of its notices: a round that follows a release begins anew."""
+    first = not erasure.reports or erasure.noticed
+    return erasure if first else msgspec.structs.replace(erasure, acknowledge_by_ms=max(erasure.acknowledge_by_ms, by_ms))
 
 
 def _erase_and_answer(view: View, conversation_id: str, item: Item | None, order: Waiting, now_ms: int) -> Iterator[Effect]:

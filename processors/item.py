@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import ClassVar, Literal, NamedTuple
 
 from processors.fence import Fenced, mark_of
+from processors.grounds import held_item, told_of
 from processors.kernel import (
     EFFECTS_PER_STEP_MAX,
     Audit,
@@ -23,7 +24,7 @@ from processors.order_media import case_of
 from processors.permissions import Permissions
 from processors.terms import erase_by
 from schemas.base import Record
-from schemas.routed import MediaErase, PartyDropped, PointerDropped
+from schemas.routed import HeldItem, MediaErase, PartyDropped, PointerDropped
 from schemas.topics import ProtectedConversation
 
 Cause = Literal["request", "retention", "partial"]
@@ -117,6 +118,7 @@ class HeldBy(State):
 
     KIND: ClassVar[str] = "held"
     holds: list[str] = []
+    terms: dict[str, tuple[str, int | None]] = {}  # hold → ground (a code), until
 
 
 class Redacted(State):
@@ -155,6 +157,12 @@ class Unpublished(State):
 def is_held(view: View, conversation_id: str) -> bool:
     """Whether a legal hold keeps this item (or everything of this identifier)."""
     return any((held := view.get(HeldBy, scope)) is not None and held.holds for scope in (conversation_id, "*"))
+
+
+def kept_item(view: View, conversation_id: str) -> HeldItem | None:
+    """By which grounds holds keep this item, and until when; None where none does."""
+    standing = [held for scope in (conversation_id, "*") if (held := view.get(HeldBy, scope)) is not None]
+    return held_item(conversation_id, (hold for held in standing for hold in told_of(held.holds, held.terms)))
 
 
 def due_ms(item: Item) -> int:

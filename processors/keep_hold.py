@@ -5,6 +5,7 @@ from typing import Any, ClassVar, assert_never
 
 import msgspec
 
+from processors.grounds import code_of, later
 from processors.kernel import Alarm, Audit, Effect, Emit, Incurious, Instant, Put, Receipt, State, View, Wake
 from schemas.base import Record
 from schemas.events import HoldPlaced, HoldReleased
@@ -29,7 +30,11 @@ class HoldRecord(State):
 
 
 class KeepHold(Incurious):
-    """Places and releases a hold, by event or when its `until` has come; the same event twice changes nothing."""
+    """Places and releases a hold, by event or when its `until` has come; the same event twice changes nothing.
+
+    A hold that is placed again with a later `until`, or with none, ends later. Nothing else of it changes: whom it covers and on
+    which ground is what was said first.
+    """
 
     name = "keep_hold"
     READS: ClassVar[tuple[type[Record], ...]] = (HoldPlaced, HoldReleased)
@@ -40,9 +45,10 @@ class KeepHold(Incurious):
         old = view.get(HoldRecord) or HoldRecord(at.controller, event.hold_id)
         match event:
             case HoldPlaced():
-                if old.placed_ms is not None:
-                    return
                 until = int(event.until.timestamp() * 1000) if event.until else None
+                if old.placed_ms is not None:
+                    yield from self._extend(old, until, at)
+                    return
                 hold = msgspec.structs.replace(
                     old, ground=event.ground, authority=event.authority, placed_ms=at.effective_ms, until_ms=until,
                     refs=sorted({r for r in at.envelope.refs if r}), conversations=list(event.scope.conversation_ids),
@@ -51,7 +57,7 @@ class KeepHold(Incurious):
                     yield Put(msgspec.structs.replace(hold, refs=[], conversations=[]))
                     return
                 yield Put(hold)
-                yield Audit("hold.opened", at.controller, {"hold": event.hold_id, "ground": event.ground,
+                yield Audit("hold.opened", at.controller, {"hold": event.hold_id, "ground": code_of(event.ground),
                             "by": at.actor_hash(at.controller, at.envelope.actor)})  # fmt: skip
                 yield from self._tell(hold, placed=True)
                 if until is not None:
@@ -67,8 +73,19 @@ class KeepHold(Incurious):
     def wake(self, view: View, alarm: Alarm, now: Instant) -> Iterator[Effect]:
         """Release the hold: its `until` has come."""
         hold = view.get(HoldRecord)
-        if hold is not None and hold.released_ms is None:
+        if hold is not None and hold.released_ms is None and hold.until_ms is not None and hold.until_ms <= now.now_ms:
             yield from self._release(hold, now.now_ms, {"hold": hold.hold_id, "by": "until"})
+
+    def _extend(self, hold: HoldRecord, until_ms: int | None, at: Receipt) -> Iterator[Effect]:
+        if hold.released_ms is not None or later(hold.until_ms, until_ms) == hold.until_ms:
+            return
+        hold = msgspec.structs.replace(hold, until_ms=until_ms)
+        yield Put(hold)
+        yield Wake(EXPIRE, until_ms)
+        facts = {"hold": hold.hold_id, "by": at.actor_hash(at.controller, at.envelope.actor)}
+        end = {} if until_ms is None else {"until_ms": str(until_ms)}  # without it: until it is released
+        yield Audit("hold.extended", at.controller, facts | end)
+        yield from self._tell(hold, placed=True)
 
     def _release(self, hold: HoldRecord, at_ms: int, facts: dict[str, str]) -> Iterator[Effect]:
         # A released hold remembers that it was, not whom it was on: they may be forgotten now.
@@ -78,8 +95,9 @@ class KeepHold(Incurious):
         yield from self._tell(hold, placed=False)
 
     def _tell(self, hold: HoldRecord, *, placed: bool) -> Iterator[Effect]:
+        told = Hold(hold_id=hold.hold_id, placed=placed, ground=code_of(hold.ground), until_ms=hold.until_ms)
         for ref in hold.refs:
-            yield Emit("subject.events", (ref,), Hold(hold_id=hold.hold_id, placed=placed))
+            yield Emit("subject.events", (ref,), told)
         for conversation_id in hold.conversations:
             key = ("conversation", hold.controller, conversation_id)
-            yield Emit("case.events", key, Hold(hold_id=hold.hold_id, placed=placed, conversation_id=conversation_id))
+            yield Emit("case.events", key, msgspec.structs.replace(told, conversation_id=conversation_id))

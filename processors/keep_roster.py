@@ -5,6 +5,8 @@ from typing import Any, ClassVar, assert_never
 
 import msgspec
 
+from processors.grounds import held_item, told_of, with_terms
+from processors.hold_media import ask_next, kept_back
 from processors.kernel import (
     Alarm,
     Asked,
@@ -37,6 +39,7 @@ from schemas.events import (
 from schemas.identifiers import home_of
 from schemas.routed import (
     Hold,
+    HoldTerms,
     ItemEnded,
     ItemLines,
     ItemOpened,
@@ -45,6 +48,7 @@ from schemas.routed import (
     ItemRedacted,
     ItemUntagged,
     Line,
+    MediaCheck,
     MediaMarked,
     PartyDropped,
     PartySilenced,
@@ -92,6 +96,8 @@ class Roster(State):
     forget_armed: bool = False
     ended_ms: int | None = None
     disposition: str | None = None
+    terms: dict[str, tuple[str, int | None]] = {}  # of `holds`: ground, until
+    checks: list[str] = []  # orders for recordings that these holds keep back
 
 
 class MediaMark(State):
@@ -116,7 +122,7 @@ class KeepRoster:
     """
 
     name = "keep_roster"
-    READS: ClassVar[tuple[type[Record], ...]] = (*CALL_EVENTS, PartyDropped, PartySilenced, MediaMarked, Hold)
+    READS: ClassVar[tuple[type[Record], ...]] = (*CALL_EVENTS, PartyDropped, PartySilenced, MediaMarked, MediaCheck, Hold)
     STATE: ClassVar[tuple[type[State], ...]] = (Roster, MediaMark, Seen, Parked)
 
     def fold(self, view: View, event: Any, at: Receipt) -> Iterator[Effect]:
@@ -130,6 +136,9 @@ class KeepRoster:
             return
         if isinstance(event, Hold):
             yield from self._hold(roster, event)
+            return
+        if isinstance(event, MediaCheck):
+            yield from self._check(roster, event)
             return
         if isinstance(event, MediaMarked):
             yield Put(MediaMark(event.state), (event.recording_id,))
@@ -227,7 +236,8 @@ class KeepRoster:
             conversation_id=conversation_id, party=index, role=known.role, employee=known.employee, channel=roster.channel,
             direction=roster.direction, started_ms=roster.started_ms, others=tuple(others), jurisdiction=party.jurisdiction,
             time_zone=party.time_zone, campaign=roster.campaign, queue=roster.queue, brand=roster.brand,
-            purposes=tuple(roster.purposes), lawful_basis=roster.basis, holds=tuple(roster.holds), **secret,  # type: ignore[arg-type]
+            purposes=tuple(roster.purposes), lawful_basis=roster.basis, holds=tuple(roster.holds),
+            terms=told_of(roster.holds, roster.terms), **secret,  # type: ignore[arg-type]
         ))  # fmt: skip
         if roster.ended_ms is not None:
             ended = ItemEnded(conversation_id=conversation_id, ended_ms=roster.ended_ms, disposition=roster.disposition)
@@ -342,8 +352,26 @@ class KeepRoster:
 
     def _hold(self, roster: Roster, event: Hold) -> Iterator[Effect]:
         holds = {*roster.holds, event.hold_id} if event.placed else {*roster.holds} - {event.hold_id}
-        yield Put(msgspec.structs.replace(roster, holds=sorted(holds)))
+        terms = {hold_id: told for hold_id, told in roster.terms.items() if hold_id in holds}
+        if event.placed:
+            terms = with_terms(terms, [HoldTerms(hold_id=event.hold_id, ground=event.ground, until_ms=event.until_ms)])
+        checks = roster.checks
+        roster = msgspec.structs.replace(roster, holds=sorted(holds), terms=terms, checks=checks if holds else [])
+        yield Put(roster)
         yield from self._to(roster, event, employees=True)
+        for order_id in checks:  # its homes have been told of the release before they are asked
+            yield from self._check(roster, MediaCheck(conversation_id=event.conversation_id or "", order_id=order_id))
+
+    def _check(self, roster: Roster, event: MediaCheck) -> Iterator[Effect]:
+        """Whether a recording may go: a hold on the conversation keeps it, or one on anybody who was there."""
+        kept = held_item(event.conversation_id, told_of(roster.holds, roster.terms))
+        if kept is None:
+            homes = dict.fromkeys(party.refs[0] for party in roster.parties if party.refs)
+            yield ask_next(msgspec.structs.replace(event, left=tuple(homes)))
+            return
+        yield kept_back(event.order_id, kept)
+        if event.order_id not in roster.checks:
+            yield Put(msgspec.structs.replace(roster, checks=[*roster.checks, event.order_id]))
 
 
 def _conversation(at: Receipt) -> str:

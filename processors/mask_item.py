@@ -10,6 +10,7 @@ import msgspec
 
 from processors.erase_subject import STEP
 from processors.fields import EVERYTHING, masks
+from processors.grounds import ITEMS_TOLD_MAX, OTHER, facts_of
 from processors.item import (
     SWEEP,
     Asked,
@@ -19,6 +20,7 @@ from processors.item import (
     destroy_item,
     forget_nonce,
     is_held,
+    kept_item,
     media_orders,
     order_recordings,
     publish_soon,
@@ -28,7 +30,7 @@ from processors.item import (
 from processors.kernel import Alarm, Audit, Delete, Effect, Emit, Incurious, Instant, Put, Receipt, State, View, Wake
 from processors.notices import notice_of, order_id_of
 from schemas.base import Record
-from schemas.routed import EraseReport, Hold, ItemErased, MaskOrder, PartySilenced
+from schemas.routed import EraseReport, HeldItem, Hold, ItemErased, MaskOrder, PartySilenced
 
 ITEMS_PER_STEP = 6
 POINTERS_PER_STEP = 50
@@ -54,11 +56,12 @@ class Masking(State):
     masked: int = 0
     awaiting: list[str] = []  # conversations whose home was asked and has not answered
     held: list[str] = []
-    held_at_homes: list[str] = []
+    held_at_homes: dict[str, HeldItem] = {}
     reports: int = 0
     noticed: bool = False
     media: list[str] = []
     unfinished: bool = True
+    told: tuple[HeldItem, ...] = ()  # what the last report said is held: nothing is reported twice
 
 
 class MaskItem(Incurious):
@@ -81,7 +84,7 @@ class MaskItem(Incurious):
             case ItemErased():
                 yield from self._answered(view, event)
             case Hold():
-                if not event.placed and any(True for _ in view.scan(Masking)):
+                if any(True for _ in view.scan(Masking)):  # also for one that is placed again: it may end later
                     yield Wake(STEP, at.receipt_ms)
             case _:
                 assert_never(event)
@@ -152,20 +155,28 @@ class MaskItem(Incurious):
         if masking.awaiting or masking.unfinished:
             return
         request_id, asker, conversation_id = place
-        kept = len(masking.held) + len(masking.held_at_homes)
+        here = [item for name in masking.held if (item := kept_item(view, name)) is not None]
+        if len(here) < len(masking.held):
+            return  # a release has armed the next step, which reports
+        kept = [*here, *masking.held_at_homes.values()]
+        told = tuple(kept[:ITEMS_TOLD_MAX])
+        if kept and not masking.noticed and masking.reports and told == masking.told:
+            return
         if asker:
             yield Emit("subject.events", (asker,), ItemErased(
-                conversation_id=conversation_id, request_id=request_id, held=bool(kept),
+                conversation_id=conversation_id, request_id=request_id, held=bool(kept), kept=kept[0] if kept else None,
                 home=view.owner if masking.masked else "", media=tuple(masking.media)))  # fmt: skip
         else:
             yield Emit("case.events", ("request", request_id), EraseReport(
-                request_id=request_id, index=masking.index, erased=masking.masked, held=kept, final=not kept,
-                order_id=order_id_of(request_id, masking) if masking.noticed else "", media=tuple(masking.media),
+                request_id=request_id, index=masking.index, erased=masking.masked, held=len(kept), final=not kept,
+                order_id=order_id_of(request_id, masking) if masking.noticed else "", media=tuple(masking.media), kept=told,
+                acknowledge_by_ms=masking.acknowledge_by_ms,
             ))  # fmt: skip
         yield Audit("erasure.held" if kept else "erasure.done", masking.controller, {
-            "request": request_id, "index": str(masking.index), "items": str(masking.masked), "held": str(kept)})  # fmt: skip
+            "request": request_id, "index": str(masking.index), "items": str(masking.masked), "held": str(len(kept)),
+        } | facts_of(kept))  # fmt: skip
         if kept:
-            yield Put(msgspec.structs.replace(masking, reports=masking.reports + 1, noticed=False), place)
+            yield Put(msgspec.structs.replace(masking, reports=masking.reports + 1, noticed=False, told=told), place)
             return
         yield Delete(Masking, place)
         yield from forget_nonce(view)
@@ -175,11 +186,12 @@ class MaskItem(Incurious):
         masking = view.get(Masking, *place)
         if masking is None:
             return
-        others = {*masking.held_at_homes} - {event.conversation_id}
+        held = {name: item for name, item in masking.held_at_homes.items() if name != event.conversation_id}
+        if event.held:
+            held[event.conversation_id] = event.kept or HeldItem(conversation_id=event.conversation_id, grounds=(OTHER,))
         masking = msgspec.structs.replace(
             masking, awaiting=[c for c in masking.awaiting if c != event.conversation_id],
-            held_at_homes=sorted({*others, event.conversation_id} if event.held else others),
-            masked=masking.masked + (1 if event.home else 0), media=sorted({*masking.media, *event.media}),
+            held_at_homes=held, masked=masking.masked + (1 if event.home else 0), media=sorted({*masking.media, *event.media}),
         )  # fmt: skip
         if event.home:
             yield _notice(event.home, event.request_id, masking, (event.conversation_id,))

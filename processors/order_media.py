@@ -1,7 +1,8 @@
 """Has a recording deleted: one order for all who want it gone, repeated until somebody answers, remembered for ever.
 
 A recording holds everybody's voice, so it goes whole when one of its customers is erased, and it goes once. Between order and
-answer it is planned for deletion and still plays; afterwards it is deleted, also in what is imported again.
+answer it is planned for deletion and still plays; afterwards it is deleted, also in what is imported again. While a legal hold
+keeps the item of anybody who was there, nothing is ordered, and the release sends the order by itself (`hold_media.py`).
 """
 
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any, ClassVar, assert_never
 
 import msgspec
 
+from processors.grounds import facts_of
 from processors.kernel import (
     Alarm,
     Audit,
@@ -26,15 +28,16 @@ from processors.kernel import (
     View,
     Wake,
 )  # fmt: skip
-from processors.terms import HOUR_MS
+from processors.terms import DAY_MS, HOUR_MS, notice_by
 from schemas.base import Record
 from schemas.events import ErasureAcknowledged
-from schemas.routed import MediaAnswered, MediaErase, MediaGone, MediaMarked
+from schemas.routed import HeldItem, MediaAnswered, MediaCheck, MediaChecked, MediaErase, MediaGone, MediaMarked
 from schemas.topics import MediaOrder
 
 ADDRESS = "media"  # data-key scope of the recording's address; shredded with the answer
 REPEAT = "repeat"
 REPEAT_MS = 6 * HOUR_MS  # well inside the life of the raw key that an order's address is sealed under
+ASK_AGAIN_MS = DAY_MS  # a question whose answer is lost with a partition that was restored must not keep a recording for ever
 TARGET = "media"  # the target's name in requests and acknowledgements
 
 
@@ -54,6 +57,8 @@ class MediaTask(State):
     outcome: str = ""  # "": nobody has answered
     round: int = 0
     askers: list[str] = []  # homes that remember the order until it is answered
+    sent: bool = False  # nobody was held: it stands on `media.orders`
+    kept: HeldItem | None = None  # by holds; nothing is ordered before their release
 
 
 def case_of(controller: str, conversation_id: str, recording_id: str) -> str:
@@ -71,14 +76,18 @@ class OrderMedia(Incurious):
     """The case of one recording. `done` ends it; `held` and `failed` are told on, and the order is repeated."""
 
     name = "order_media"
-    READS: ClassVar[tuple[type[Record], ...]] = (MediaErase, ErasureAcknowledged)
+    READS: ClassVar[tuple[type[Record], ...]] = (MediaErase, MediaChecked, ErasureAcknowledged)
     STATE: ClassVar[tuple[type[State], ...]] = (MediaTask,)
 
     def fold(self, view: View, event: Any, at: Receipt) -> Iterator[Effect]:
         """Yield the order, or what its answer changes."""
         match event:
             case MediaErase():
-                yield from self._order(view, event, at)
+                yield from self._begin(view, event, at)
+            case MediaChecked():
+                task = view.get(MediaTask)
+                if task is not None and not task.sent and event.order_id == _order_id(view, task):
+                    yield from self._checked(view, task, event, at)
             case ErasureAcknowledged():
                 task = view.get(MediaTask)
                 if task is not None and event.target == TARGET and event.order_id == _order_id(view, task):
@@ -87,12 +96,16 @@ class OrderMedia(Incurious):
                 assert_never(event)
 
     def wake(self, view: View, alarm: Alarm, now: Instant) -> Iterator[Effect]:
-        """Repeat an order that nobody has carried out."""
+        """Repeat an order that nobody has carried out, or ask again whether a hold keeps it."""
         task = view.get(MediaTask)
-        if task is not None and task.outcome != "done":
+        if task is None or task.outcome == "done":
+            return
+        if task.sent:
             yield from self._send(view, task, now.now_ms)
+        else:
+            yield from self._ask(view, task, now.now_ms)
 
-    def _order(self, view: View, event: MediaErase, at: Receipt) -> Iterator[Effect]:
+    def _begin(self, view: View, event: MediaErase, at: Receipt) -> Iterator[Effect]:
         old = view.get(MediaTask)
         waiting = [event.request_id] if event.request_id else []
         askers = [event.asker] if event.asker else []
@@ -102,6 +115,8 @@ class OrderMedia(Incurious):
             else:
                 requests, homes = sorted({*old.requests, *waiting}), sorted({*old.askers, *askers})
                 yield Put(msgspec.structs.replace(old, requests=requests, askers=homes))
+                if old.kept is not None:
+                    yield from _held(view, old, [r for r in waiting if r not in old.requests])
             return
         task = MediaTask(
             at.controller, event.conversation_id, event.recording_id, event.cause, event.acknowledge_by_ms, waiting, event.uri,
@@ -109,8 +124,32 @@ class OrderMedia(Incurious):
         )  # fmt: skip
         yield Mint(ADDRESS, at.controller)
         yield Put(task, (), scope=ADDRESS)
-        for request_id in waiting or [""]:
+        yield from self._ask(view, task, at.receipt_ms)
+
+    def _ask(self, view: View, task: MediaTask, now_ms: int) -> Iterator[Effect]:
+        """Whether anybody who was on the conversation is held: its roster knows whom to ask."""
+        check = MediaCheck(conversation_id=task.conversation_id, order_id=_order_id(view, task))
+        yield Emit("case.events", ("conversation", task.controller, task.conversation_id), check)
+        yield Wake(REPEAT, now_ms + ASK_AGAIN_MS)
+
+    def _checked(self, view: View, task: MediaTask, event: MediaChecked, at: Receipt) -> Iterator[Effect]:
+        if event.kept is not None:
+            if event.kept != task.kept:
+                task = msgspec.structs.replace(task, kept=event.kept)
+                yield Put(task)
+                yield from _held(view, task, task.requests or [""])
+            return
+        was_kept, task = task.kept is not None, msgspec.structs.replace(task, sent=True, kept=None)
+        if was_kept:  # nobody could do anything before
+            by_ms = notice_by(at.receipt_ms, (t.deadline_days for t in at.settings(task.controller).targets))
+            task = msgspec.structs.replace(task, acknowledge_by_ms=max(task.acknowledge_by_ms, by_ms))
+        yield Put(task)
+        for request_id in task.requests or [""]:
             yield Audit("media.ordered", at.controller, _facts(view, task, request_id), named=False)
+            if was_kept and request_id:
+                yield Emit("case.events", ("request", request_id), MediaAnswered(
+                    request_id=request_id, order_id=_name(view), outcome="open", acknowledge_by_ms=task.acknowledge_by_ms,
+                ))  # fmt: skip
         yield from self._mark(task, "planned_for_deletion")
         yield from self._send(view, task, at.receipt_ms)
 
@@ -143,6 +182,16 @@ class OrderMedia(Incurious):
     def _mark(self, task: MediaTask, state: Any) -> Iterator[Effect]:
         marked = MediaMarked(conversation_id=task.conversation_id, recording_id=task.recording_id, state=state)
         yield Emit("case.events", ("conversation", task.controller, task.conversation_id), marked)
+
+
+def _held(view: View, task: MediaTask, requests: list[str]) -> Iterator[Effect]:
+    """Say that a legal hold keeps the recording, on which grounds and until when."""
+    facts = {"outcome": "held"} | facts_of([task.kept] if task.kept is not None else [])
+    for request_id in requests:
+        yield Audit("media.kept", task.controller, _facts(view, task, request_id) | facts, named=False)
+        if request_id:
+            answer = MediaAnswered(request_id=request_id, order_id=_name(view), outcome="held", kept=task.kept)
+            yield Emit("case.events", ("request", request_id), answer)
 
 
 def _tell(view: View, task: MediaTask, requests: list[str], askers: list[str]) -> Iterator[Effect]:

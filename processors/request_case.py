@@ -5,13 +5,16 @@ from typing import Any, ClassVar, Literal
 
 import msgspec
 
+from processors.grounds import ITEMS_TOLD_MAX
 from processors.kernel import Audit, Effect, Emit, Put, Sealed, State, Wake
 from processors.order_media import TARGET as MEDIA
 from processors.terms import DAY_MS
 from schemas.base import Record
+from schemas.routed import EraseReport, HeldItem, MediaAnswered
 from schemas.topics import BreachAlert, IdentifierStatus, RequestClock, RequestStatus, TargetStatus
 
 DEADLINES = "targets"
+ITEMS_SHOWN_MAX = 500  # held items named by one request, over all its identifiers: the status is one message
 WARNINGS: tuple[tuple[int, Literal["48h", "24h", "6h", "overdue"]], ...] = (
     (2 * DAY_MS, "48h"), (DAY_MS, "24h"), (DAY_MS // 4, "6h"), (0, "overdue"),
 )  # fmt: skip
@@ -61,15 +64,18 @@ class RequestCase(State):
     warned: dict[str, str] = {}  # target → the last warning about its deadline
     erased: list[str] = []  # identifiers that a follow-on's parent erased: it does not reach back
     limits: Limits | None = None
+    kept: dict[int, list[HeldItem]] = {}  # index of an identifier → what holds keep there; gone when it is closed
+    kept_media: dict[str, HeldItem] = {}  # orders for recordings that holds keep back: nobody is late with these
 
 
 def open_targets(case: RequestCase) -> dict[str, int]:
-    """Deadline of every target that owes an answer."""
+    """Deadline of every target that owes an answer. Recordings that a hold keeps here are on nobody's desk."""
     found = {
         name: deadline for name, (deadline, answers) in case.targets.items()
         if not case.orders or any(answers.get(o, ("", 0))[0] != "done" for o in case.orders)
     }  # fmt: skip
-    return found | ({MEDIA: case.media_by_ms} if any(outcome != "done" for outcome in case.media.values()) else {})
+    owed = any(outcome != "done" and order not in case.kept_media for order, outcome in case.media.items())
+    return found | ({MEDIA: case.media_by_ms} if owed else {})
 
 
 def deadline_of(case: RequestCase, now_ms: int) -> Wake:
@@ -102,6 +108,31 @@ def orders_of(case: RequestCase) -> set[str]:
     return {*case.orders, *(f"{case.request_id}.{n}" for n in range(len(case.refs)))}
 
 
+def with_report(case: RequestCase, event: EraseReport) -> RequestCase:
+    """The case after an identifier's report; what it names of held items is bounded, its count is not."""
+    named = sum(len(items) for n, items in case.kept.items() if n != event.index)
+    kept = {n: items for n, items in case.kept.items() if n != event.index}
+    if event.kept and named < ITEMS_SHOWN_MAX:
+        kept[event.index] = list(event.kept[: ITEMS_SHOWN_MAX - named])
+    return msgspec.structs.replace(
+        case, reports={**case.reports, event.index: (event.erased, event.held, event.final)}, kept=kept,
+        orders=sorted({*case.orders, *filter(None, [event.order_id])}),
+        media={**dict.fromkeys(event.media, ""), **case.media},
+        targets={name: (max(by_ms, event.acknowledge_by_ms), answers) for name, (by_ms, answers) in case.targets.items()},
+        media_by_ms=max(case.media_by_ms, event.acknowledge_by_ms),
+    )  # fmt: skip
+
+
+def with_media(case: RequestCase, event: MediaAnswered) -> RequestCase:
+    """The case after the word of an order for a recording."""
+    kept = {order: item for order, item in case.kept_media.items() if order != event.order_id}
+    if event.kept is not None:
+        kept[event.order_id] = event.kept
+    media = {**case.media, event.order_id: "" if event.outcome == "open" else event.outcome}
+    by_ms = max(case.media_by_ms, event.acknowledge_by_ms)
+    return msgspec.structs.replace(case, media=media, kept_media=kept, media_by_ms=by_ms)
+
+
 def status_of(case: RequestCase) -> Emit:
     """Say where a request stands, as `requests.state` carries it."""
     targets = tuple(_target(name, deadline, answers, case.orders) for name, (deadline, answers) in case.targets.items())
@@ -111,7 +142,8 @@ def status_of(case: RequestCase) -> Emit:
         request_id=case.request_id, controller=case.controller, state=case.state, right=case.right, regime=case.regime,  # type: ignore[arg-type]
         clock=RequestClock(received_ms=case.received_ms, due_ms=case.due_ms, paused_ms=case.paused_ms, extended=case.extended),
         ground=case.ground, targets=targets, closed_ms=case.closed_ms, identifiers=tuple(
-            IdentifierStatus(index=n, erased=e, held=h, final=f) for n, (e, h, f) in sorted(case.reports.items())),
+            IdentifierStatus(index=n, erased=e, held=h, final=f, kept=tuple(case.kept.get(n, ())))
+            for n, (e, h, f) in sorted(case.reports.items())),
         fields=tuple(case.limits.fields) if case.limits else (),
     ))  # fmt: skip
 
@@ -126,4 +158,5 @@ def _target(name: str, deadline_ms: int, answers: dict[str, tuple[str, int]], or
 def _media(case: RequestCase) -> TargetStatus:
     outcomes = {outcome or "open" for outcome in case.media.values()}
     outcome: Any = next(o for o in ("failed", "held", "open", "done") if o in outcomes)
-    return TargetStatus(target=MEDIA, outcome=outcome, acknowledge_by_ms=case.media_by_ms)
+    kept = tuple(case.kept_media.values())[:ITEMS_TOLD_MAX]
+    return TargetStatus(target=MEDIA, outcome=outcome, acknowledge_by_ms=case.media_by_ms, kept=kept)

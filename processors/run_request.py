@@ -23,7 +23,7 @@ from processors.kernel import (
     View,
     Wake,
 )
-from processors.request_case import DEADLINES, RequestCase, deadline_of, orders_of, status_of, warn
+from processors.request_case import DEADLINES, RequestCase, deadline_of, orders_of, status_of, warn, with_media, with_report
 from processors.request_limits import facts_of, fields_of, limits_of, order_of
 from processors.terms import DAY_MS, response_due
 from schemas.base import Record
@@ -76,15 +76,14 @@ class RunRequest(Incurious):
                     yield from self._follow(event, at)
             case EraseReport():
                 if case is not None and not case.reports.get(event.index, (0, 0, False))[2]:  # what is final stays
-                    reports = {**case.reports, event.index: (event.erased, event.held, event.final)}
-                    orders = sorted({*case.orders, *filter(None, [event.order_id])})
-                    media = {**dict.fromkeys(event.media, ""), **case.media}
-                    case = msgspec.structs.replace(case, reports=reports, orders=orders, media=media)
+                    case = with_report(case, event)
+                    yield deadline_of(case, at.receipt_ms)
                     yield from self._settle(case, at.receipt_ms)
             case MediaAnswered():
                 if case is not None and case.closed_ms is None:
-                    media = {**case.media, event.order_id: event.outcome}
-                    yield from self._settle(msgspec.structs.replace(case, media=media), at.receipt_ms)
+                    case = with_media(case, event)
+                    yield deadline_of(case, at.receipt_ms)
+                    yield from self._settle(case, at.receipt_ms)
             case ErasureAcknowledged():
                 yield from self._acknowledge(case, event, at)
             case _:
@@ -275,7 +274,7 @@ class RunRequest(Incurious):
         if final and answered and all(outcome == "done" for outcome in case.media.values()):
             yield from self._close(msgspec.structs.replace(case, state="fulfilled"), now_ms)
             return
-        if everyone and not final:
+        if everyone and (case.kept_media or not final):
             case = msgspec.structs.replace(case, state="partially_fulfilled")
         yield Put(case)
         yield status_of(case)
@@ -285,7 +284,9 @@ class RunRequest(Incurious):
             for ref in case.refs:
                 yield Emit("subject.events", (ref,), ProbeEnded(request_id=case.request_id))
         refs = [""] * len(case.refs)  # after completion a ref may exist only in fence and suppression
-        case = msgspec.structs.replace(case, closed_ms=now_ms, refs=refs, probing=[], beyond=[], erased=[], claims=None)
+        case = msgspec.structs.replace(
+            case, closed_ms=now_ms, refs=refs, probing=[], beyond=[], erased=[], claims=None, kept={}, kept_media={}
+        )  # fmt: skip
         yield Put(case)
         yield Shred(CLAIMS, {"request": case.request_id})
         yield Wake(OVERDUE, None)

@@ -1,5 +1,6 @@
 """The legal periods in force until law packs carry them (part 4): plain constants, each with its article."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
 DAY_MS = 86_400_000
@@ -7,6 +8,7 @@ HOUR_MS = 3_600_000
 FUTURE_MS_MAX = DAY_MS  # contract section 2: a time more than 24 hours ahead is refused
 SEEN_MS = 8 * DAY_MS  # contract section 1: (source, id) is remembered for 8 days
 
+NOTICE_DAYS = 30  # what targets have to answer when the controller registered none
 RETENTION_MONTHS = 24  # GDPR Art. 5(1)(e) asks for a limit; the contract's default is 24 months from the end of the conversation
 IMPORT_GRACE_MS = 30 * DAY_MS  # old material that is imported is never destroyed sooner than this after its receipt
 
@@ -14,6 +16,11 @@ IMPORT_GRACE_MS = 30 * DAY_MS  # old material that is imported is never destroye
 RESPONSE_MONTHS = {"gdpr": 1, "uk_gdpr": 1}
 EXTENSION_MONTHS = {"gdpr": 2, "uk_gdpr": 2}
 CCPA_RESPONSE_DAYS = 45
+
+
+def notice_by(now_ms: int, deadline_days: Iterable[int]) -> int:
+    """By when what is asked of others now must be done: the shortest period that the controller's targets have."""
+    return now_ms + DAY_MS * min(deadline_days, default=NOTICE_DAYS)
 
 
 def add_months(at_ms: int, months: int) -> int:

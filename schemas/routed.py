@@ -38,6 +38,22 @@ class Routed(Record, frozen=True, kw_only=True):
     """A message between tasks; its record name is its envelope type."""
 
 
+class HoldTerms(Record, frozen=True, kw_only=True):
+    """A legal hold as those whom it keeps know it. `ground` is a code; `until_ms` None: until it is released."""
+
+    hold_id: str
+    ground: str = ""
+    until_ms: int | None = None
+
+
+class HeldItem(Record, frozen=True, kw_only=True):
+    """One party's part in a conversation (or its recording) that holds keep. `until_ms` None: until the last is released."""
+
+    conversation_id: str
+    grounds: tuple[str, ...]
+    until_ms: int | None = None
+
+
 class ItemOpened(Routed, frozen=True, kw_only=True):
     """case → a party's home: you were on this conversation. Employees get no name, identifier or metadata: participation only."""
 
@@ -61,6 +77,7 @@ class ItemOpened(Routed, frozen=True, kw_only=True):
     lawful_basis: str | None = None
     metadata: Annotated[dict[str, str], personal("user.behavior")] = {}
     holds: tuple[str, ...] = ()  # legal holds on the conversation that were placed before this party came
+    terms: tuple[HoldTerms, ...] = ()  # of these holds
 
 
 class ItemPointed(Routed, frozen=True, kw_only=True):
@@ -146,6 +163,7 @@ class ItemErased(Routed, frozen=True, kw_only=True):
     held: bool
     home: Ref = ""  # "" when there was nothing to erase, or it is held
     media: tuple[str, ...] = ()  # orders for its recordings
+    kept: HeldItem | None = None  # by which grounds it is held, and until when
 
 
 class PointerDropped(Routed, frozen=True, kw_only=True):
@@ -173,12 +191,14 @@ class PartySilenced(Routed, frozen=True, kw_only=True):
 
 
 class Hold(Routed, frozen=True, kw_only=True):
-    """A hold → dossiers or conversations: you are held. `conversation_id` None: the whole person."""
+    """A hold → dossiers or conversations: you are held. `conversation_id` None: the whole person. Told again, it ends later."""
 
     SCHEMA: ClassVar[str] = "Hold"
     hold_id: str
     placed: bool  # False: released
     conversation_id: str | None = None
+    ground: str = ""  # a code
+    until_ms: int | None = None  # None: until it is released
 
 
 class LinkTold(Routed, frozen=True, kw_only=True):
@@ -230,6 +250,26 @@ class MediaErase(Routed, frozen=True, kw_only=True):
     asker: Ref = ""
 
 
+class MediaCheck(Routed, frozen=True, kw_only=True):
+    """A media order → the conversation → its homes, one after the other: it asks whether a hold keeps this recording.
+
+    Whoever is held keeps the question until its release, and then asks the conversation anew.
+    """
+
+    SCHEMA: ClassVar[str] = "MediaCheck"
+    conversation_id: str
+    order_id: str
+    left: tuple[Ref, ...] = ()  # homes to be asked after this one
+
+
+class MediaChecked(Routed, frozen=True, kw_only=True):
+    """The conversation, or one of its homes → the media order: holds keep the recording, or (None) nobody is held."""
+
+    SCHEMA: ClassVar[str] = "MediaChecked"
+    order_id: str
+    kept: HeldItem | None = None
+
+
 class MediaMarked(Routed, frozen=True, kw_only=True):
     """A media order → the conversation → its homes: a recording is planned for deletion (it still plays), or deleted."""
 
@@ -247,12 +287,14 @@ class MediaGone(Routed, frozen=True, kw_only=True):
 
 
 class MediaAnswered(Routed, frozen=True, kw_only=True):
-    """A media order → a request that waits for it: what became of the recording."""
+    """A media order → a request that waits for it: what became of the recording. `open`: it was held, and is on order now."""
 
     SCHEMA: ClassVar[str] = "MediaAnswered"
     request_id: str
     order_id: str
-    outcome: Literal["done", "held", "failed"]
+    outcome: Literal["done", "held", "failed", "open"]
+    kept: HeldItem | None = None  # of `held`, where a legal hold keeps it here: it is not on order
+    acknowledge_by_ms: int = 0  # of `open`: by when it must be answered now
 
 
 class FollowOn(Routed, frozen=True, kw_only=True):
@@ -309,10 +351,12 @@ class EraseReport(Routed, frozen=True, kw_only=True):
     final: bool
     order_id: str  # the notices sent since the last report; "" when there were none
     media: tuple[str, ...] = ()  # orders for recordings that must be answered as well
+    kept: tuple[HeldItem, ...] = ()  # the held items; at most 100, `held` counts all of them
+    acknowledge_by_ms: int = 0  # of the notices: a round that follows a release has a deadline of its own
 
 
 ROUTED: tuple[type[Routed], ...] = (
     ItemOpened, ItemPointed, ItemLines, ItemUntagged, ItemRecording, ItemEnded, ItemRedacted, ItemErase, ItemErased,
-    PointerDropped, PartyDropped, Hold, LinkTold, LinkProbe, LinksFound, ProbeEnded, MediaErase, MediaMarked, MediaGone,
-    MediaAnswered, FollowOn, EraseOrder, EraseReport, MaskOrder, PartySilenced,
+    PointerDropped, PartyDropped, Hold, LinkTold, LinkProbe, LinksFound, ProbeEnded, MediaErase, MediaCheck, MediaChecked,
+    MediaMarked, MediaGone, MediaAnswered, FollowOn, EraseOrder, EraseReport, MaskOrder, PartySilenced,
 )  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from schemas.base import Record, sealed
 from schemas.events import Target
-from schemas.routed import Ref
+from schemas.routed import HeldItem, Ref
 
 ConsentStatus = Literal["given", "refused", "withdrawn", "renewed", "expired", "unknown"]
 Verdict = Literal["allow", "deny"]
@@ -164,15 +164,20 @@ class TargetStatus(Record, frozen=True, kw_only=True):
     outcome: Literal["open", "done", "held", "failed"]
     acknowledge_by_ms: int
     answered_ms: int | None = None
+    kept: tuple[HeldItem, ...] = ()  # of `media`: recordings that a legal hold keeps, which are not on order; at most 100
 
 
 class IdentifierStatus(Record, frozen=True, kw_only=True):
-    """How far the erasure of one identifier of a request is, by counts."""
+    """How far the erasure of one identifier of a request is, by counts, and what holds keep until when.
+
+    `kept` lists held items while the request is open: at most 100 of an identifier, and 500 of a request.
+    """
 
     index: int
     erased: int
     held: int
     final: bool
+    kept: tuple[HeldItem, ...] = ()
 
 
 class RequestClock(Record, frozen=True, kw_only=True):

@@ -9,6 +9,7 @@ from typing import Annotated, Any, get_args
 from urllib.parse import quote
 
 import typer
+from rich.table import Table
 
 from connectors.cli.faults import BadUsage, Refused
 from connectors.cli.output import Format, facts_table, moment, rows_of, rows_table
@@ -163,8 +164,9 @@ def request_list(session: Session, controller: AnyController = None) -> None:
 
 @command(request, "show")
 def request_show(session: Session, request_id: RequestId) -> None:
-    """Show where a request stands."""
-    session.show(session.door().get(f"/v1/requests/{request_id}"))
+    """Show where a request stands, and what holds keep of it: on which grounds, and until when."""
+    answer = session.door().get(f"/v1/requests/{request_id}")
+    session.show(answer, facts_table(answer), *_held([answer]))
 
 
 def _step(action: str) -> Callable[..., None]:
@@ -200,7 +202,23 @@ def erase_status(
         rows = [row for row in rows if row.get("request_id") == request_id]
         if not rows:
             raise Refused("there is no such erasure", "not-found")
-    session.show({"erasures": rows}, rows_table([_erasure(row) for row in rows]))
+    session.show({"erasures": rows}, rows_table([_erasure(row) for row in rows]), *_held(rows))
+
+
+def _held(requests: list[dict[str, Any]]) -> list[Table | str]:
+    """A table of what holds keep: items by the identifier's place in the request, and recordings that are not on order."""
+    rows: list[dict[str, Any]] = []
+    for row in requests:
+        parts = [(str(i.get("index", "")), i) for i in rows_of(row.get("identifiers"))]
+        parts += [("recording", target) for target in rows_of(row.get("targets"))]
+        for of, part in parts:
+            for item in rows_of(part.get("kept")):
+                until = item.get("until_ms")
+                rows.append({
+                    "request_id": row.get("request_id"), "of": of, "conversation_id": item.get("conversation_id"),
+                    "grounds": item.get("grounds"), "until": "released" if until is None else moment(until),
+                })  # fmt: skip
+    return ["held", rows_table(rows)] if rows else []
 
 
 def _erasure(row: dict[str, Any]) -> dict[str, Any]:

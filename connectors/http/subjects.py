@@ -16,6 +16,7 @@ from connectors.http.reveal import Opener
 from connectors.http.roles import REVEALERS, allows
 from connectors.http.tokens import Token
 from processors.fence import Fence
+from processors.grounds import told_of
 from processors.item import HeldBy, Item, ItemLine, ItemMedia, Masked, Pointer
 from processors.item_view import is_reviewable
 from processors.permissions import PART, Permissions, resolve, status_at
@@ -119,7 +120,10 @@ class _Dossier:
             "consents": list(self._consents(now_ms)),
             "suppressions": list(self._suppressions(now_ms)),
             "conversations": conversations,
-            "holds": [{"conversation_id": parts[0], "holds": held.holds} for parts, held in self._held()],
+            "holds": [
+                {"conversation_id": parts[0], "holds": held.holds, "terms": told_of(held.holds, held.terms)}
+                for parts, held in self._held()
+            ],
             "requests": [
                 {"request_id": case.request_id, "right": case.right, "state": case.state, "due_ms": case.due_ms}
                 for case in self.requests

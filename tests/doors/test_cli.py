@@ -147,6 +147,8 @@ def test_a_day_at_the_command_line(program: Program) -> None:
 
     hold = program.json("hold", "place", "--controller", CONTROLLER, "--ground", "litigation", "--conversation", "c1")["hold_id"]
     assert until(lambda: hold in program.run("hold", "list", "--output", "json").stdout)
+    seen = ("subject", "show", ref, "--controller", CONTROLLER)
+    assert until(lambda: [t["ground"] for h in program.json(*seen)["holds"] for t in h["terms"]] == ["litigation"])
     opened = program.json("request", "open", "--right", "erasure", "--regime", "gdpr", "--controller", CONTROLLER,
                           "--identifier", NUMBER, "--verified-by", "front-desk")  # fmt: skip
     assert list(opened) == ["request_id"]
@@ -154,8 +156,14 @@ def test_a_day_at_the_command_line(program: Program) -> None:
     assert until(lambda: program.json(*show)["state"] == "partially_fulfilled"), program.json(*show)
     assert opened["request_id"] in {row["request_id"] for row in program.json("request", "list")["requests"]}
     assert [row["request_id"] for row in program.json("erase", "status")["erasures"]] == [opened["request_id"]]
+    kept = {"conversation_id": "c1", "grounds": ["litigation"], "until_ms": None}
+    assert [part["kept"] for part in program.json(*show)["identifiers"]] == [[kept]]
+    for told in (program.run(*show).stdout, program.run("erase", "status").stdout):
+        assert {"c1", "litigation", "released"} <= {*told.split()}
+    assert "ground.litigation=1" in program.run("erase", "receipt", opened["request_id"]).stdout
     program.json("hold", "release", hold, "--controller", CONTROLLER)
     assert until(lambda: program.json(*show)["state"] == "fulfilled"), program.json(*show)
+    assert '"c1"' not in program.run("erase", "status", "--output", "json").stdout
 
     incident = program.json("breach", "report", "--controller", CONTROLLER, "--category", "contact")["incident_id"]
     assert until(lambda: program.run("breach", "show", incident, "--output", "json").returncode == 0)

@@ -139,7 +139,7 @@ def placed(hold_id: str, **scope: Any) -> Do:
         data = {"hold_id": hold_id, "ground": "lawsuit", "scope": scope}
         publish(world, ("hold.placed", data, once(world, hold_id), world.now_ms))
         world.ghost = replace(world.ghost, holds=world.ghost.holds | {hold_id})
-        if "identifiers" in scope:
+        if tel(A) in scope.get("identifiers", ()):
             spoken(world)
 
     return do
@@ -254,6 +254,8 @@ EVERY = {
         Action("release", released("h1"), lambda world: "h1" in world.ghost.holds),
         Action("hold A", placed("h2", identifiers=[tel(A)]), always),
         Action("release A", released("h2"), lambda world: "h2" in world.ghost.holds),
+        Action("hold B", placed("h3", identifiers=[tel(B)]), always),
+        Action("release B", released("h3"), lambda world: "h3" in world.ghost.holds),
         Action("given", consent("given"), always),
         Action("old grant", consent("given", T0), always),
         Action("withdrawn", consent("withdrawn"), always),

@@ -96,7 +96,7 @@ class Explorer:
 
     def _step(self, action: Action, path: Sequence[str]) -> None:
         world = self.world
-        before, refusals = world.look(), inv.count_refusals(world)
+        before, refusals, orders = world.look(), inv.count_refusals(world), {o.order_id for o in world.records("media.orders")}
         world.now_ms += TICK_MS if not self.scope.racing else 1_000
         world.ghost = replace(world.ghost, done=(*world.ghost.done, action.name))
         action.do(world)
@@ -106,6 +106,8 @@ class Explorer:
         self._fold(path)
         after = self._rest(path)
         self._complain(inv.what_is_held_stays(before, after, action.name), path)
+        sent = {order.conversation_id for order in world.records("media.orders") if order.order_id not in orders}
+        self._complain(inv.a_voice_that_is_held_stays(before, after, sent, action.name), path)
         if action.name not in self.scope.silent:
             self._complain(inv.what_is_refused_is_on_record(world, after, action.name, refusals), path)
 

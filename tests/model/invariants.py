@@ -205,6 +205,13 @@ def what_is_held_stays(before: Looked, after: Looked, action: str) -> Iterator[C
         yield from (f"{scope} was destroyed under its hold" for _, scope in held_items(before) - left)
 
 
+def a_voice_that_is_held_stays(before: Looked, after: Looked, sent: set[str], action: str) -> Iterator[Complaint]:
+    """While a hold keeps anybody's part in a conversation, none of its recordings is ordered away; `sent`: where one was."""
+    if action != "restore":
+        still = {scope for _, scope in held_items(before)} & {scope for _, scope in held_items(after)}
+        yield from (f"a recording of {scope} was ordered away under a hold" for scope in still & sent)
+
+
 def what_is_refused_is_on_record(world: World, looked: Looked, action: str, entries: int) -> Iterator[Complaint]:
     """An event about A that took no effect left an audit entry or stands in quarantine; `entries`: how many there were before."""
     ref = world.ref(A)

@@ -16,6 +16,9 @@ from tests.model.explorer import Explored, Explorer, Scope
 HOLDS = Scope(
     ("call", "open"), ("verify", "hold", "release", "hold A", "release A", "acknowledged", "media gone", "past retention"), 5
 )  # fmt: skip
+VOICES = Scope(
+    ("call", "open"), ("verify", "hold B", "release B", "hold A", "release A", "media gone", "past retention"), 5
+)  # fmt: skip
 RESTORES = Scope(
     ("call", "open"), ("verify", "backup", "restore", "hold", "again", "acknowledged", "media gone", "returns"), 5
 )  # fmt: skip
@@ -40,7 +43,7 @@ STARTS = Scope((), ("call", "open", "verify"), 3, racing=True, own_media=True)
 RACES = Scope(("call", "open"), ("verify", "more", "hold", "returns"), 3, racing=True)
 
 LEAST = {  # states, transitions
-    "holds": (HOLDS, 750, 850), "restores": (RESTORES, 650, 850), "lost": (LOST, 340, 480),
+    "holds": (HOLDS, 750, 850), "voices": (VOICES, 450, 500), "restores": (RESTORES, 650, 850), "lost": (LOST, 340, 480),
     "consents": (CONSENTS, 780, 950), "links": (LINKS, 240, 320), "requests": (REQUESTS, 330, 340),
     "returns": (RETURNS, 290, 340), "starts": (STARTS, 95, 120), "races": (RACES, 950, 1200),
 }  # fmt: skip

@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from processors import enforce_retention, erase_subject, item, keep_consent, protect_item
+from processors import enforce_retention, erase_subject, hold_media, item, keep_consent, keep_roster, order_media, protect_item
 from processors.fence import Fence
+from processors.hold_media import HoldMedia
 from processors.keep_consent import KeepConsent
 from processors.keep_roster import KeepRoster
 from processors.kernel import Audit, Delete, Emit, Mint, Put, Shred, View
@@ -93,6 +94,15 @@ def expires_what_is_held(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(enforce_retention, "is_held", lambda view, conversation_id: False)
 
 
+def asks_nobody_about_a_voice(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(keep_roster, "ask_next", lambda check: hold_media.ask_next(msgspec.structs.replace(check, left=())))
+
+
+def keeps_a_voice_for_ever(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(HoldMedia, "wake", lambda self, view, alarm, now: iter(()))
+    patch.setattr(order_media, "ASK_AGAIN_MS", 10**15)
+
+
 def forgets_suppressions(patch: pytest.MonkeyPatch) -> None:
     real = erase_subject._forget_consents
 
@@ -146,6 +156,8 @@ MUTANTS: list[tuple[Plant, Scope, str]] = [
     (arms_nothing_after_a_release, Scope(("call",), ("hold A", "past retention"), 3), "never leaves"),
     (looks_at_no_hold, Scope(("call", "open"), ("verify", "hold"), 3), "destroyed under its hold"),
     (expires_what_is_held, Scope(("call",), ("hold", "past retention"), 3), "destroyed under its hold"),
+    (asks_nobody_about_a_voice, Scope(("call", "open"), ("verify", "hold B"), 2), "ordered away under a hold"),
+    (keeps_a_voice_for_ever, Scope(("call", "open"), ("verify", "hold B"), 2), "never closes"),
     (forgets_suppressions, Scope(("call", "open"), ("suppressed", "verify"), 3), "a suppression is gone"),
     (lets_the_last_word_win, Scope((), ("given", "withdrawn", "old grant"), 3), "a grant stands"),
     (keeps_refs_in_rosters, Scope(("call",), LIFE, 4), "A is named in"),

@@ -1,0 +1,91 @@
+"""Keeps a recording back while anybody who was on the conversation is held: it holds everybody's voice.
+
+Before a recording is ordered away, the order asks the conversation, and the conversation the homes of all who were there, one
+after the other (`MediaCheck`). Whoever is held keeps the question, and asks the conversation anew after the release: others may
+be held by then. When nobody is left to be asked, the order is told that nobody is held.
+"""
+
+from collections.abc import Iterator
+from typing import Any, ClassVar, assert_never
+
+from processors.item import Item, kept_item
+from processors.kernel import Alarm, Delete, Effect, Emit, Incurious, Instant, Put, Receipt, State, View, Wake
+from processors.order_media import media_case
+from schemas.base import Record
+from schemas.routed import HeldItem, Hold, MediaCheck, MediaChecked
+
+REVIEW = "review"
+CHECKS_PER_STEP = 50
+
+
+class KeptMedia(State):
+    """An order for a recording that waits for this identifier's release; its parts are (conversation, order)."""
+
+    KIND: ClassVar[str] = "keptmedia"
+    controller: str
+    kept: HeldItem
+
+
+class HoldMedia(Incurious):
+    """One home's part of the question: whose item is held keeps the recording, whoever wants it gone, and for whatever cause.
+
+    A hold that comes when the order has been sent does not call it back.
+    """
+
+    name = "hold_media"
+    READS: ClassVar[tuple[type[Record], ...]] = (MediaCheck, Hold)
+    STATE: ClassVar[tuple[type[State], ...]] = (KeptMedia,)
+
+    def fold(self, view: View, event: Any, at: Receipt) -> Iterator[Effect]:
+        """Yield the question to the next home, or the answer."""
+        match event:
+            case MediaCheck():
+                kept = _kept(view, event.conversation_id)
+                if kept is None:
+                    yield ask_next(event)
+                else:
+                    yield Put(KeptMedia(at.controller, kept), (event.conversation_id, event.order_id))
+                    yield kept_back(event.order_id, kept)
+            case Hold():
+                if any(True for _ in view.scan(KeptMedia)):
+                    yield Wake(REVIEW, at.receipt_ms)  # once the hold itself has been noted
+            case _:
+                assert_never(event)
+
+    def wake(self, view: View, alarm: Alarm, now: Instant) -> Iterator[Effect]:
+        """Ask the conversation anew about what is not held here any more; tell on which grounds the rest is."""
+        changed = [(parts, old, kept) for parts, old in view.scan(KeptMedia) if (kept := _kept(view, parts[0])) != old.kept]
+        for parts, old, kept in changed[:CHECKS_PER_STEP]:
+            conversation_id, order_id = parts
+            if kept is not None:
+                yield Put(KeptMedia(old.controller, kept), parts)
+                yield kept_back(order_id, kept)
+                continue
+            yield Delete(KeptMedia, parts)
+            again = MediaCheck(conversation_id=conversation_id, order_id=order_id)
+            yield Emit("case.events", ("conversation", old.controller, conversation_id), again)
+        if len(changed) > CHECKS_PER_STEP:
+            yield Wake(REVIEW, now.now_ms)
+
+
+def ask_next(check: MediaCheck) -> Emit:
+    """The question to the next home that has not been asked; the answer, where there is none."""
+    if not check.left:
+        return Emit("case.events", _order(check.order_id), MediaChecked(order_id=check.order_id))
+    after = MediaCheck(conversation_id=check.conversation_id, order_id=check.order_id, left=check.left[1:])
+    return Emit("subject.events", (check.left[0],), after)
+
+
+def kept_back(order_id: str, kept: HeldItem) -> Emit:
+    """The answer that a hold keeps the recording."""
+    return Emit("case.events", _order(order_id), MediaChecked(order_id=order_id, kept=kept))
+
+
+def _order(order_id: str) -> tuple[str, str]:
+    name = media_case(order_id)
+    assert name is not None, "only orders for recordings are asked about"
+    return "media", name
+
+
+def _kept(view: View, conversation_id: str) -> HeldItem | None:
+    return kept_item(view, conversation_id) if view.get(Item, conversation_id) is not None else None
