@@ -44,6 +44,7 @@ class Shared:
         self._consumers = tuple(Target(name=c.name, deadline_days=c.deadline_days) for c in topology.consumers)
         self.counts: dict[tuple[str, ...], int] = {}
         self.rang: set[str] = set()  # processors whose alarms rang in this turn
+        self.bounds: Mapping[str, int] = {}  # place on the log → ms for which what was superseded or told may rest there
 
     def count(self, *name: str, by: int = 1) -> None:
         """Add to a counter that the doors read."""

@@ -1,19 +1,20 @@
 """Applies effects to one task partition: state to the overlay, records to the outputs, entries to the audit tree."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import Any, Final
 
 import msgspec
 
 from engine.context import Moment, Shared, TaskPlan
-from engine.layout import FRONTIER, LEDGER, alarm_key, data_key, due_key, key_bytes, key_in
+from engine.layout import FRONTIER, LEDGER, REMOVAL, alarm_key, data_key, due_key, key_bytes, key_in
 from engine.ledger import LedgerOrder
 from engine.merkle import Frontier
 from engine.overlay import Overlay
+from engine.receipt_summary import BOUND, moment
 from engine.runtime import Output
 from engine.secrets import DataKey
-from processors.kernel import Audit, Delete, Effect, Emit, Forward, Ledger, Mint, Nonce, Processor, Put, Shred, Wake
+from processors.kernel import Audit, Delete, Effect, Emit, Forward, Ledger, Mint, Nonce, Processor, Put, Remove, Shred, Wake
 from schemas.base import Record
 from schemas.codec import decode_as, encode, fingerprint
 from schemas.routed import ROUTED, Envelope
@@ -36,6 +37,19 @@ def _envelope(effect: Emit, value: Record, at: Moment) -> Envelope:
     )  # fmt: skip
 
 
+class Owed(msgspec.Struct, frozen=True, array_like=True):
+    """What an entry `removal.done` will say once it is true (`engine/removing.py`). `subject` names nobody, as in any entry."""
+
+    controller: str
+    subject: str
+    facts: dict[str, str]
+
+    @property
+    def key(self) -> bytes:
+        """Where it stands: what is owed twice is owed once."""
+        return REMOVAL + sha256(msgspec.json.encode(self, order="deterministic")).digest()[:16]
+
+
 class Effects:
     """What a turn changes in one partition. `apply` in order; `mark` and `undo` take one processor's effects back."""
 
@@ -43,6 +57,7 @@ class Effects:
         self.origin = f"consentinel/{shared.deployment}/{plan.name}/{partition}"
         self.outputs: list[Output] = []
         self.alarms_due_ms: int | None = 0  # the next due time, as far as is known; 0: look
+        self.owes = True  # whether there may be notes of `engine/removing.py`
         self._shared, self._plan, self._overlay = shared, plan, overlay
         self._entries: list[bytes] = []
         self._orders: list[LedgerOrder] = []  # for the erasure ledger
@@ -55,7 +70,7 @@ class Effects:
         self._subjects: dict[str, str] = {}
         self.handlers: dict[type, Callable[[Any, Moment, Processor], None]] = {
             Put: self._put, Delete: self._delete, Emit: self._emit, Ledger: self._ledger, Forward: self._forward,
-            Wake: self._wake, Mint: self._mint, Shred: self._shred, Audit: self.audit,
+            Wake: self._wake, Mint: self._mint, Shred: self._shred, Audit: self.audit, Remove: self._remove,
         }  # fmt: skip
 
     def apply(self, effect: Effect, at: Moment, processor: Processor) -> None:
@@ -105,7 +120,7 @@ class Effects:
     def forget(self) -> None:
         """The turn is lost: everything is read again from the store, and no key of it stays."""
         self.outputs, self._entries, self._orders = [], [], []
-        self.alarms_due_ms = 0
+        self.alarms_due_ms, self.owes = 0, True
         self._frontier = None
         self._sealers.clear()
         self._subjects.clear()
@@ -136,14 +151,20 @@ class Effects:
 
     def audit(self, effect: Audit, at: Moment, processor: Processor) -> None:
         """Append an audit entry to the partition's tree and topic."""
-        controller, envelope, shared = effect.controller, at.envelope, self._shared
         subject = (self._subjects.get(at.owner) or self._subject(at)) if effect.named else ""
+        self.enter(effect.kind, effect.controller, subject, effect.facts, at.receipt_ms, at)
+
+    def enter(
+        self, kind: str, controller: str, subject: str, facts: Mapping[str, str], at_ms: int, cause: Moment | None = None
+    ) -> None:  # fmt: skip
+        """Append an entry of the engine's own, or one of `cause`."""
+        shared, envelope = self._shared, None if cause is None else cause.envelope
         entry = AuditEntry(
-            origin=self.origin, index=self._tree().size + len(self._entries), at_ms=at.receipt_ms, kind=effect.kind,
+            origin=self.origin, index=self._tree().size + len(self._entries), at_ms=at_ms, kind=kind,
             controller=controller, subject=subject,
-            actor=shared.secrets.actor(controller, envelope.actor) if envelope.actor else "",
-            event="" if envelope.type == ALARM else at.event_id,  # an alarm's id tells of its owner
-            settings_version=shared.version_of(controller), facts=effect.facts,
+            actor=shared.secrets.actor(controller, envelope.actor) if envelope is not None and envelope.actor else "",
+            event="" if cause is None or cause.envelope.type == ALARM else cause.event_id,  # an alarm's id tells of its owner
+            settings_version=shared.version_of(controller), facts=dict(facts),
         )  # fmt: skip
         data = encode(entry)
         self._entries.append(data)
@@ -239,6 +260,16 @@ class Effects:
         self.audit(Audit("key.shredded", at.controller, effect.facts, named=self._plan.keys_topic is not None), at, processor)
         if self._plan.keys_topic is not None:
             self._emit(Emit(self._plan.keys_topic, (owner, effect.scope), None), at, processor)
+
+    def _remove(self, effect: Remove, at: Moment, processor: Processor) -> None:
+        named = self._plan.keys_topic is not None  # as with a key that is shredded
+        subject = (self._subjects.get(at.owner) or self._subject(at)) if named else ""
+        owed = Owed(at.controller, subject, effect.facts)
+        self._overlay.set(owed.key, msgspec.msgpack.encode(owed))
+        self.owes = True
+        if effect.bounds:  # counted from now: what is bounded may have been written until this commit, however late that is
+            places = {place: moment(at.now_ms + ms) for place, ms in sorted(self._shared.bounds.items())}
+            self.enter(BOUND, at.controller, subject, effect.facts | places, at.now_ms, at)
 
     def _keep(self, owner: str, scope: str, key: DataKey) -> None:
         if len(self._sealers) >= SEALERS_MAX:

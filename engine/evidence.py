@@ -4,7 +4,7 @@ It may run beside the loop: an entry and its tree's frontier are committed toget
 moment is the engine's own if a frontier that is read after it covers it. If not, somebody else added it, and it is found.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from time import sleep
 
 from engine.audit import AuditReport, LogDamaged, LogLine, verify_log
@@ -14,7 +14,7 @@ from engine.effects import AUDIT_TOPIC
 from engine.merkle import Cutter, Frontier, leaf_hash
 from engine.notes import open_checkpoint
 from engine.proofs import write_consistency, write_proof
-from engine.receipt_summary import FULFILLED, REQUEST, summary_of
+from engine.receipt_summary import FULFILLED, REQUEST, ROTATION, bound_ms, covers, is_rotation, summary_of
 from engine.receipts import ENTRIES_MAX, Proven, Receipt, ReceiptInvalid, Section, Stated, Target, make_receipt
 from schemas.codec import Malformed, SchemaUnknown, decode_as
 from schemas.topics import AuditCheckpoint, AuditEntry, RequestStatus
@@ -104,14 +104,14 @@ def receipt_of(service: Deployment, status: RequestStatus) -> Receipt:
 
 def _entries_of(service: Deployment, trees: dict[str, "_Tree"], request: str, controller: str) -> dict[str, "_Tree"]:
     """Collect what names the request: the trees that hold any of it. Reads the whole log; an index would come in here."""
-    needle, found = request.encode(), 0
+    needles, found = (request.encode(), *(kind.encode() for kind in ROTATION)), 0
 
     def chosen(index: int, value: bytes) -> bool:
         nonlocal found
-        if needle not in value:
+        if not any(needle in value for needle in needles):
             return False
         entry = _entry(value)
-        if entry is None or (entry.facts.get(REQUEST), entry.controller) != (request, controller):
+        if entry is None or entry.controller != controller or (entry.facts.get(REQUEST) != request and not is_rotation(entry)):
             return False
         found += 1
         if found > ENTRIES_MAX:
@@ -119,7 +119,21 @@ def _entries_of(service: Deployment, trees: dict[str, "_Tree"], request: str, co
         return True
 
     _read_log(service, trees, chosen)
+    _keep_rotation(trees.values())
     return {origin: tree for origin, tree in trees.items() if tree.leaves}
+
+
+def _keep_rotation(trees: Collection["_Tree"]) -> None:
+    """Of the controller's rotations keep the first that makes every copy of the request's keys useless, if one has ended."""
+    entries = [(tree, index, decode_as(AuditEntry, leaf)) for tree in trees for index, leaf in tree.leaves.items()]
+    closed_ms = bound_ms(entry for _, _, entry in entries)
+    rotations = sorted((at for at in entries if is_rotation(at[2])), key=lambda at: at[2].at_ms)
+    ends = [at for at in rotations if at[2].kind == ROTATION[1]]
+    pairs = ((began, end) for end in ends for began in rotations if closed_ms is not None and covers(began[2], end[2], closed_ms))
+    kept = [(tree, index) for tree, index, _ in next(pairs, ())]
+    for tree, index, _ in rotations:
+        if (tree, index) not in kept:
+            del tree.leaves[index]
 
 
 class _Tree:

@@ -51,7 +51,7 @@ def plans(topology: Topology, processors: Mapping[str, Processor]) -> list[TaskP
 
 
 class Upkeep(Protocol):
-    """What is done in the loop's thread between turns, when nothing is uncommitted: `engine/rotating.py`."""
+    """What is done in the loop's thread between turns, when nothing is uncommitted: `engine/rotating.py`, `removing.py`."""
 
     def adopted(self) -> None:
         """Partitions have come or gone; before the first turn on them."""
@@ -72,6 +72,7 @@ class TaskLoop:
         self.runtime, self.shared, self.clock, self.records_max = runtime, shared, clock, records_max
         self.tasks = tasks
         self.upkeep: Upkeep | None = None
+        self.removals: Upkeep | None = None  # `engine/removing.py`
         self.beat_ms = 0  # everything received up to here has been folded by every task
         self.seen_ms = 0  # the latest time any turn began at: no beat of a turn under way can be later
         self.turns = 0
@@ -126,8 +127,9 @@ class TaskLoop:
         for at in moved:
             self._partitions.pop(at, None)
             self._ledgered.discard(at)
-        if moved and self.upkeep is not None:
-            self.upkeep.adopted()
+        for upkeep in (self.upkeep, self.removals) if moved else ():
+            if upkeep is not None:
+                upkeep.adopted()
         now_ms = self.clock()
         self._obey(now_ms)
         self.seen_ms = max(self.seen_ms, now_ms)
@@ -233,7 +235,7 @@ class TaskLoop:
         def commit(touched: Sequence[Partition], now_ms: int) -> None:
             self._commit({(p.plan.name, p.partition): p for p in touched}, {}, now_ms)
 
-        return 0 if self.upkeep is None else self.upkeep.work(self._owned, commit, self.clock())
+        return sum(u.work(self._owned, commit, self.clock()) for u in (self.upkeep, self.removals) if u is not None)
 
     def _commit(self, touched: dict[tuple[str, int], Partition], positions: dict[tuple[str, str, int], int], now_ms: int) -> None:
         if not touched:

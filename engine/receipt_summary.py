@@ -3,7 +3,9 @@
 Kinds are data: what a later release calls a new kind of entry is listed like any other. Only these are understood beyond that:
 `request.opened` (what was asked), the fact `state` of `request.*` (how it stands), `erasure.ordered` (how many to wait for),
 `erasure.done` and `erasure.held` (how an identifier fares), `erasure.acknowledged` (what a target answered), and for recordings
-`media.ordered`, `media.deleted` and `media.kept`.
+`media.ordered`, `media.deleted` and `media.kept`. Cryptographic and physical removal are told apart: `key.shredded` and the end
+of older epochs (`ROTATION`, the only entries that name no request), `removal.done` and `removal.bound`. `request.scanned` is what
+a scan found.
 """
 
 import json
@@ -16,6 +18,9 @@ import msgspec
 from schemas.topics import AuditEntry
 
 FULFILLED = "fulfilled"
+BOUND, SCANNED = "removal.bound", "request.scanned"
+ROTATION = ("keys.rotation_began", "keys.epochs_destroyed")  # of the controller, begun after the request was closed
+CLOCKS_APART_MS = 2_000  # of the hosts that write entries: one that is later by less is not taken to be later
 REQUEST = "request"  # the fact that names the request
 OUTCOMES = {"erasure.done": "erased", "erasure.held": "held"}
 ANSWERS = ("failed", "held", "open", "done")  # the worst answer to any order of a target is the target's
@@ -46,8 +51,25 @@ class Party(msgspec.Struct, frozen=True):
     subject: str = ""
 
 
+class Gone(msgspec.Struct, frozen=True, kw_only=True):
+    """What can no longer be read, and what is no longer there.
+
+    Cryptographically: `keys` shredded by `keys_ms`; at `epochs_ms` no stale copy of them can be opened either. Physically:
+    `removed` is place → how often it was seen to be done, and the last time; `bounds` place → the latest moment, by settings.
+    """
+
+    keys: int = 0
+    keys_ms: int | None = None
+    epochs_ms: int | None = None
+    removed: dict[str, tuple[int, int]] = {}
+    bounds: dict[str, str] = {}
+
+
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """What was asked and what happened. `complete`: the request was closed as fulfilled; nothing of it is open."""
+    """What was asked and what happened. `complete`: the request was closed as fulfilled; nothing of it is open.
+
+    `scan` is what the last scan on record says, `rotation` how older key epochs ended.
+    """
 
     asked: dict[str, str]
     asked_ms: int | None
@@ -61,6 +83,9 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     identifiers: tuple[Party, ...]
     targets: tuple[Party, ...]
     others: tuple[Happening, ...]
+    gone: Gone
+    scan: dict[str, str]
+    rotation: tuple[Happening, ...]
 
 
 def summary_of(entries: Iterable[AuditEntry]) -> Summary:
@@ -68,7 +93,9 @@ def summary_of(entries: Iterable[AuditEntry]) -> Summary:
     subjects: dict[str, list[AuditEntry]] = {}
     targets: dict[str, list[AuditEntry]] = {}
     others: list[AuditEntry] = []
-    for entry in entries:
+    told = list(entries)
+    rotation = [entry for entry in told if is_rotation(entry)]
+    for entry in (entry for entry in told if not is_rotation(entry)):
         if target := entry.facts.get("target"):
             targets.setdefault(target, []).append(entry)
         elif entry.subject:
@@ -89,7 +116,46 @@ def summary_of(entries: Iterable[AuditEntry]) -> Summary:
         targets_ordered=_count(orders[-1], "targets") if orders else 0,
         identifiers_erased=sum(party.outcome == "erased" for party in identifiers),
         targets_done=sum(party.outcome == "done" for party in answers),
-        identifiers=identifiers, targets=answers, others=_happenings(others),
+        identifiers=identifiers, targets=answers, others=_happenings(others), gone=_gone(told),
+        scan=next((_facts(entry) for entry in reversed(others) if entry.kind == SCANNED), {}), rotation=_happenings(rotation),
+    )  # fmt: skip
+
+
+def is_rotation(entry: AuditEntry) -> bool:
+    """Whether an entry is of a rotation of keys, which is about all requests of a controller that were closed before."""
+    return entry.kind in ROTATION and REQUEST not in entry.facts
+
+
+def bound_ms(entries: Iterable[AuditEntry]) -> int | None:
+    """When the request's last bounds were stated: all its keys had been shredded by then. None: it was not closed."""
+    return max((entry.at_ms for entry in entries if entry.kind == BOUND), default=None)
+
+
+def covers(began: AuditEntry, ended: AuditEntry, closed_ms: int) -> bool:
+    """Whether these two entries are of one rotation, begun after `closed_ms`: no key of before is wrapped under what is left."""
+    kinds, epochs = (began.kind, ended.kind), (began.facts.get("epoch"), ended.facts.get("before_epoch"))
+    return kinds == ROTATION and epochs[0] == epochs[1] is not None and began.at_ms > closed_ms + CLOCKS_APART_MS
+
+
+def _gone(entries: Iterable[AuditEntry]) -> Gone:
+    keys: list[int] = []
+    removed: dict[str, tuple[int, int]] = {}
+    bounds: dict[str, str] = {}
+    epochs_ms: int | None = None
+    for entry in entries:
+        match entry.kind:
+            case "key.shredded":
+                keys.append(entry.at_ms)
+            case "removal.done":
+                place = entry.facts.get("place", "")
+                count, last = removed.get(place, (0, entry.at_ms))
+                removed[place] = count + 1, max(last, entry.at_ms)
+            case "removal.bound":
+                bounds = _facts(entry)
+            case "keys.epochs_destroyed" if is_rotation(entry):
+                epochs_ms = entry.at_ms
+    return Gone(
+        keys=len(keys), keys_ms=max(keys, default=None), epochs_ms=epochs_ms, removed=dict(sorted(removed.items())), bounds=bounds
     )  # fmt: skip
 
 
@@ -157,12 +223,31 @@ def summary_lines(summary: Summary) -> Iterator[str]:
         yield f"closed {moment(summary.closed_ms)}"
     yield f"identifiers {summary.identifiers_erased} of {summary.identifiers_ordered} erased"
     yield f"targets {summary.targets_done} of {summary.targets_ordered} done"
+    yield from _gone_lines(summary.gone)
+    if summary.scan:
+        names: tuple[str, ...] = ("scanned_at", "needles", "controlled", "found")
+        scan = {name: summary.scan[name] for name in names if name in summary.scan}
+        yield " ".join(["scan", word(summary.scan.get("verdict", "")), *_pairs(scan)])
     yield "request"
     yield from _told(summary.others)
     for kind, parties in (("identifier", summary.identifiers), ("target", summary.targets)):
         for party in parties:
             yield f"{kind} {word(party.name)} {party.outcome}"
             yield from _told(party.happened)
+    if summary.rotation:
+        yield "rotation"
+        yield from _told(summary.rotation)
+
+
+def _gone_lines(gone: Gone) -> Iterator[str]:
+    if gone.keys_ms is not None:
+        yield f"unreadable {gone.keys} keys shredded by {moment(gone.keys_ms)}"
+    if gone.epochs_ms is not None:
+        yield f"unreadable copies of keys by {moment(gone.epochs_ms)}"
+    for place, (count, last_ms) in gone.removed.items():
+        yield f"removed {word(place)} {count} by {moment(last_ms)}"
+    for place, by in gone.bounds.items():
+        yield f"bound {word(place)} {word(by)}"
 
 
 def _told(happened: Iterable[Happening]) -> Iterator[str]:

@@ -31,7 +31,7 @@ from engine.merkle import SIZE_MAX, AuditFault, leaf_hash, verify_inclusion
 from engine.notes import Checkpoint, NoteInvalid, Signer, open_checkpoint, open_note, strict_base64, strict_number
 from engine.proofs import HEADER as PROOF
 from engine.proofs import ProofInvalid, read_proof, write_proof
-from engine.receipt_summary import REQUEST, Summary, summary_lines, summary_of, word
+from engine.receipt_summary import REQUEST, Summary, bound_ms, covers, is_rotation, summary_lines, summary_of, word
 from schemas.codec import decode_as
 from schemas.topics import AuditEntry
 
@@ -45,8 +45,8 @@ class ReceiptInvalid(AuditFault):
     """Raised when a file is no receipt that this key signed, or cannot be made.
 
     Codes: `receipt_malformed`; `body_differs` (from what was signed); `not_included` (an entry is not in the signed log);
-    `entry_foreign` (an entry of another request, or of another place); `summary_differs` (it says something else than the
-    entries); `receipt_too_large`; and those of `NoteInvalid`.
+    `entry_foreign` (an entry of another request or place, or a rotation that does not cover it); `summary_differs` (it says
+    something else than the entries); `receipt_too_large`; and those of `NoteInvalid`.
     """
 
 
@@ -152,7 +152,8 @@ def check_receipt(data: bytes, vkey: str) -> Receipt:
 
     1. The key of `vkey` signed the head, and the body is the one whose hash the head holds.
     2. The same key signed the checkpoints; each entry's hash leads to its checkpoint's root (RFC 9162, section 2.1.3.2).
-    3. Each entry says that it stands at this place and belongs to this request of this controller.
+    3. Each entry says that it stands at this place and belongs to this request of this controller; or two of them are a
+       rotation of the controller's keys that began after the request was closed.
     4. Written again from these entries the receipt has the same bytes: its summary is theirs.
     """
     if len(data) > RECEIPT_CHARS_MAX:
@@ -203,7 +204,8 @@ def _built(
         for proven in section.entries:
             entry = decode_as(AuditEntry, proven.leaf)
             place, whose = (entry.origin, entry.index), (entry.facts.get(REQUEST), entry.controller)
-            if place != (origin, proven.index) or whose != (request, controller):
+            mine = (None if is_rotation(entry) else request, controller)
+            if place != (origin, proven.index) or whose != mine:
                 raise ReceiptInvalid("entry_foreign")
             entries.append(entry)
         rising = [proven.index for proven in section.entries]
@@ -211,6 +213,9 @@ def _built(
             raise ReceiptInvalid("receipt_malformed")
     if not entries or origins != sorted(set(origins)) or len(entries) > ENTRIES_MAX:
         raise ReceiptInvalid("receipt_too_large" if len(entries) > ENTRIES_MAX else "receipt_malformed")
+    rotation, closed_ms = sorted(filter(is_rotation, entries), key=lambda entry: entry.at_ms), bound_ms(entries)
+    if rotation and (len(rotation) != 2 or closed_ms is None or not covers(rotation[0], rotation[1], closed_ms)):
+        raise ReceiptInvalid("entry_foreign")
     summary = summary_of(entries)
     if summary.complete and (stated.open or stated.state != summary.state):
         raise ReceiptInvalid("summary_differs")

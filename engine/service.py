@@ -25,6 +25,7 @@ from engine.loop import TaskLoop, plans
 from engine.merkle import Frontier
 from engine.notes import Signer
 from engine.rawkeys import RawKeys
+from engine.removing import Removals
 from engine.rotating import KeyRotation
 from engine.rotation import KeyStatus, Rotations, keepers
 from engine.runtime import CommitLost, LogRecord, Output
@@ -66,6 +67,17 @@ class Limits(msgspec.Struct, frozen=True):
     maintenance_secs: float = MAINTENANCE_SECS
 
 
+def bounds_of(topology: Topology, limits: Limits) -> dict[str, int]:
+    """How long, in ms, what rests on the log beside the newest records stays in the folder's files, by place, while it runs.
+
+    Superseded records are not among them: they go with the store, which is observed.
+    """
+    round_ms = round((limits.maintenance_secs + WIPE_SECS) * 1_000)  # a vacuum that meets readers is tried again a round later
+    found = {"topics.raw": limits.raw_retention_secs * 1_000, "tombstones": COMPACTION_DELETE_RETENTION_MS}
+    found |= {t.name: secs * 1_000 for t in topology.topics.values() if t.erase == "expiry" and (secs := t.retention_secs(0))}
+    return {place: rest_ms + 2 * round_ms for place, rest_ms in found.items()}
+
+
 class Service(Reads):
     """One embedded deployment. `open` it, then `start` its loop; or use it stopped, for what works offline."""
 
@@ -81,6 +93,8 @@ class Service(Reads):
         self.loop = TaskLoop(runtime, plans(topology, processors()), self.shared, clock)
         self.rotations = Rotations(ring, keepers(topology))
         self.loop.upkeep = self._rotation = KeyRotation(self.rotations, runtime, self.shared)
+        self.loop.removals = self._removals = Removals(runtime)
+        self.shared.bounds = bounds_of(topology, limits)
         self.signer = Signer(f"consentinel/{ring.deployment()}", ring.signing_seed())
         self.failed: str | None = None
         self._stopping = threading.Event()
@@ -171,6 +185,7 @@ class Service(Reads):
 
     def maintain(self, *, wipe: bool = True) -> None:
         """Sign checkpoints, end record retention, compact keys; with `wipe`, overwrite the bytes that all this has freed."""
+        asked = self._removals.take()  # first: what was deleted until now, and what it superseded on the log, goes below
         self.checkpoint()
         self.retain_raw()
         now_ms = self.clock()
@@ -183,8 +198,8 @@ class Service(Reads):
         with self._turning:  # no turn is sealing under what closes or goes here
             self._destroy_closed("quarantine", now_ms)
             self._raw_keys.close_due(now_ms)
-        if wipe:
-            self.retention.vacuum()
+        if wipe and self.retention.vacuum():
+            self._removals.done(asked)
 
     def checkpoint(self) -> list[str]:
         """Sign a checkpoint of every audit tree that grew; returns all latest notes."""

@@ -33,6 +33,7 @@ from schemas.events import (
     IdentityLink,
     LawActivated,
     RequestOpened,
+    RequestScanned,
     RequestScope,
     RequestStep,
     RetentionPolicySet,
@@ -205,7 +206,7 @@ class AdmitEvent(Quiet):
                 | CallRecording() | CallEnded()
             ):  # fmt: skip
                 yield self._on(event, ("conversation", at.controller, event.conversation_id), refs)
-            case RequestOpened() | RequestStep():
+            case RequestOpened() | RequestStep() | RequestScanned():
                 yield self._on(event, ("request", event.request_id), refs)
             case ErasureAcknowledged():
                 media = media_case(event.order_id)

@@ -32,6 +32,7 @@ from processors.kernel import (
     Instant,
     Put,
     Receipt,
+    Remove,
     Shred,
     State,
     View,
@@ -242,6 +243,7 @@ class EraseSubject(Incurious):
         yield Audit("erasure.done" if done else "erasure.held", erasure.controller, {
             "request": request_id, "index": str(erasure.index), "items": str(erasure.erased), "held": str(len(kept)),
         } | grounds)  # fmt: skip
+        yield Remove({"request": request_id})
         if not done:
             round_over = msgspec.structs.replace(erasure, reports=erasure.reports + 1, noticed=False, told=told)
             yield Put(round_over, (request_id,))
@@ -306,6 +308,7 @@ def _erase_and_answer(view: View, conversation_id: str, item: Item | None, order
         media = media_orders(view, item, conversation_id)
         asked = Asked(order.request_id, order.acknowledge_by_ms)
         yield from destroy_item(view, item, conversation_id, "request", now_ms, asked)
+        yield Remove({"request": order.request_id})
     if order.asker:
         yield Emit("subject.events", (order.asker,), ItemErased(
             conversation_id=conversation_id, request_id=order.request_id, held=False,

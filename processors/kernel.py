@@ -200,6 +200,16 @@ class Audit(msgspec.Struct, frozen=True):
     named: bool = True
 
 
+class Remove(msgspec.Struct, frozen=True):
+    """Have what was deleted here leave the files as well; once it has, an audit entry `removal.done` says so, with `facts`.
+
+    With `bounds` an entry `removal.bound` says now until when, by configuration, copies on the log may rest, place by place.
+    """
+
+    facts: dict[str, str] = {}
+    bounds: bool = False
+
+
 class Refuse(msgspec.Struct, frozen=True):
     """Say that this event is of no use here: quarantine it under `code`. It must be a fold's only effect.
 
@@ -211,7 +221,7 @@ class Refuse(msgspec.Struct, frozen=True):
     like: Envelope | None = None
 
 
-Effect = Put | Delete | Emit | Ledger | Forward | Wake | Mint | Shred | Audit | Refuse
+Effect = Put | Delete | Emit | Ledger | Forward | Wake | Mint | Shred | Audit | Remove | Refuse
 
 
 Asked = tuple[tuple[type[State], tuple[str, ...]], ...]

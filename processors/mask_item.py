@@ -27,7 +27,7 @@ from processors.item import (
     reseal,
     sweep,
 )
-from processors.kernel import Alarm, Audit, Delete, Effect, Emit, Incurious, Instant, Put, Receipt, State, View, Wake
+from processors.kernel import Alarm, Audit, Delete, Effect, Emit, Incurious, Instant, Put, Receipt, Remove, State, View, Wake
 from processors.notices import notice_of, order_id_of
 from schemas.base import Record
 from schemas.routed import EraseReport, HeldItem, Hold, ItemErased, MaskOrder, PartySilenced
@@ -175,6 +175,7 @@ class MaskItem(Incurious):
         yield Audit("erasure.held" if kept else "erasure.done", masking.controller, {
             "request": request_id, "index": str(masking.index), "items": str(masking.masked), "held": str(len(kept)),
         } | facts_of(kept))  # fmt: skip
+        yield Remove({"request": request_id})
         if kept:
             yield Put(msgspec.structs.replace(masking, reports=masking.reports + 1, noticed=False, told=told), place)
             return

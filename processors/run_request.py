@@ -18,6 +18,7 @@ from processors.kernel import (
     Put,
     Receipt,
     Refuse,
+    Remove,
     Shred,
     State,
     View,
@@ -27,7 +28,7 @@ from processors.request_case import DEADLINES, RequestCase, deadline_of, orders_
 from processors.request_limits import facts_of, fields_of, limits_of, order_of
 from processors.terms import DAY_MS, response_due
 from schemas.base import Record
-from schemas.events import ErasureAcknowledged, RequestOpened, RequestStep
+from schemas.events import ErasureAcknowledged, RequestOpened, RequestScanned, RequestStep
 from schemas.routed import EraseReport, FollowOn, LinkProbe, LinksFound, MediaAnswered, ProbeEnded
 from schemas.topics import ErasureNotice
 
@@ -49,7 +50,7 @@ class RunRequest(Incurious):
 
     name = "run_request"
     READS: ClassVar[tuple[type[Record], ...]] = (
-        RequestOpened, RequestStep, LinksFound, FollowOn, EraseReport, MediaAnswered, ErasureAcknowledged,
+        RequestOpened, RequestStep, RequestScanned, LinksFound, FollowOn, EraseReport, MediaAnswered, ErasureAcknowledged,
     )  # fmt: skip
     STATE: ClassVar[tuple[type[State], ...]] = (RequestCase,)
 
@@ -68,6 +69,8 @@ class RunRequest(Incurious):
                     yield Refuse("unknown-request", "request_id")
                 else:
                     yield from self._advance(view, case, event, at)
+            case RequestScanned():
+                yield Refuse("unknown-request", "request_id") if case is None else _scanned(case, event, at)
             case LinksFound():
                 if case is not None:
                     yield from self._linked(case, event, at)
@@ -292,7 +295,21 @@ class RunRequest(Incurious):
         yield Wake(OVERDUE, None)
         yield Wake(DEADLINES, None)
         yield Audit("request.closed", case.controller, {"state": case.state, "request": case.request_id}, named=False)
+        if case.ordered:
+            yield Remove({"request": case.request_id}, bounds=True)
         yield status_of(case)
+
+
+def _scanned(case: RequestCase, event: RequestScanned, at: Receipt) -> Audit:
+    """Put a scan's result on record, whatever the request's state, which it does not change."""
+    facts = {"verdict": event.verdict, "digest": event.digest, "scanned_at": event.scanned_at.isoformat(timespec="seconds"),
+             "needles": str(event.needles), "found": str(event.found), "sources": "+".join(event.sources),
+             "by": at.actor_hash(at.controller, at.envelope.actor), "request": case.request_id}  # fmt: skip
+    if event.control is not None:
+        facts |= {"control": event.control, "controlled": str(event.controlled or 0)}
+    if event.epochs is not None:
+        facts["epochs"] = event.epochs
+    return Audit("request.scanned", case.controller, facts, named=False)
 
 
 def _probe(case: RequestCase, refs: list[str]) -> Iterator[Effect]:

@@ -231,6 +231,33 @@ class RequestStep(EventData, frozen=True, kw_only=True):
     target: Name | None = None  # of `request.retried`: who is told again; nobody else is
 
 
+ScanVerdict = Literal["clean", "found", "incomplete", "uncontrolled", "all_found", "missing"]
+ScanSource = Literal["data", "kafka_log", "kafka", "redis_dump", "redis", "path"]
+Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+
+
+class RequestScanned(EventData, frozen=True, kw_only=True):
+    """A scan for the person of a request was made. It says what the report says, and holds no value: counts, codes, digests.
+
+    `found`: needles that stand where they must not. `control` is the digest of the report of the run before the erasure, and
+    `controlled` how many needles that one had found. `epochs`: the key epochs that lived, `LOWEST-HIGHEST`.
+    """
+
+    SCHEMA: ClassVar[str] = "RequestScanned"
+    TYPES: ClassVar[tuple[str, ...]] = ("request.scanned",)
+    request_id: Name
+    verdict: ScanVerdict
+    digest: Digest
+    scanned_at: Moment
+    needles: Annotated[int, Meta(ge=1, le=1_000_000)]
+    found: Annotated[int, Meta(ge=0, le=1_000_000)]
+    sources: Annotated[tuple[ScanSource, ...], Meta(min_length=1, max_length=64)]
+    controlled: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+    control: Digest | None = None
+    epochs: Annotated[str, Meta(pattern=r"^[0-9]{1,9}-[0-9]{1,9}$")] | None = None
+    actor: Actor = ""
+
+
 class IdentityLink(EventData, frozen=True, kw_only=True):
     """Two identifiers belong to one person, or do not."""
 
@@ -385,7 +412,7 @@ class LawActivated(EventData, frozen=True, kw_only=True):
 
 EVENTS: tuple[type[EventData], ...] = (
     CallStarted, CallPartyJoined, CallPartyLeft, CallRecording, CallTranscribed, CallAnnotated, CallTagged, CallEnded,
-    ConsentChanged, RequestOpened, RequestStep, IdentityLink, SuppressionChanged, HoldPlaced, HoldReleased,
+    ConsentChanged, RequestOpened, RequestStep, RequestScanned, IdentityLink, SuppressionChanged, HoldPlaced, HoldReleased,
     ErasureAcknowledged, ControllerConfigured, RetentionPolicySet, BreachEvent, DataAccessed, LawActivated,
 )  # fmt: skip
 BY_TYPE: dict[str, type[EventData]] = {name: cls for cls in EVENTS for name in cls.TYPES}

@@ -32,6 +32,7 @@ from processors.kernel import (
     Processor,
     Put,
     Refuse,
+    Remove,
     Shred,
     State,
     Wake,
@@ -278,6 +279,8 @@ class Driver:
                 self.audits.append(Audited(owner, kind, controller, facts, named))
                 if named and FakeView(self, owner).get(Nonce) is None:  # as the engine does
                     self.overlay[owner][Nonce.KIND, ()] = Nonce(b"nonce")
+            case Remove(facts):
+                assert all(isinstance(v, str) for v in facts.values()), "facts are text"
             case Refuse(_, _, like):
                 assert like is not None or not done, "a refusal is a fold's only effect"
                 self.refusals.append(effect)

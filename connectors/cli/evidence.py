@@ -9,6 +9,7 @@ import typer
 
 from connectors.cli.faults import BadUsage, Refused, Unanswered
 from connectors.cli.output import rows_of, rows_table
+from connectors.cli.recording import on_record, read_report
 from connectors.cli.session import Data, Session, command
 from connectors.cli.watch import write_private
 from engine.evidence import LogDamaged, NotProvable, growth_of, proof_of, report_of
@@ -30,13 +31,14 @@ Proof = Annotated[Path | None, typer.Option("--proof", help="A proof file, to be
 Growth = Annotated[Path | None, typer.Option("--consistency", help="A consistency proof from --from, to be checked with --key.")]
 From = Annotated[Path | None, typer.Option("--from", help="A checkpoint that was kept outside: where the proof begins.")]
 Kept = Annotated[list[Path] | None, typer.Option("--checkpoint", help="A checkpoint that was kept outside; repeatable.")]
+Scanned = Annotated[Path | None, typer.Option("--scan", help="With a receipt: the scan's report that it must hold.")]
 Key = Annotated[str | None, typer.Option("--key", help="The public key that `audit key` prints.")]
 
 
 @command(audit, "verify")
 def audit_verify(
     session: Session, receipt: Receipt = None, data: Data = None, proof: Proof = None, key: Key = None,
-    checkpoint: Kept = None, consistency: Growth = None, kept: From = None,
+    checkpoint: Kept = None, consistency: Growth = None, kept: From = None, scan: Scanned = None,
 ) -> None:  # fmt: skip
     """Recompute the whole log against what was signed, or check one file offline. Exit code 1: something was found.
 
@@ -46,12 +48,14 @@ def audit_verify(
     notes = tuple(_text_of(path) for path in checkpoint or ())
     if notes and data is None:
         raise BadUsage("checkpoints kept outside are compared with the folder of a stopped service: say --data")
+    if scan is not None and receipt is None:
+        raise BadUsage("--scan is compared with a receipt")
     files = [path for path in (receipt, proof, consistency) if path is not None]
     if files or key is not None or kept is not None:
         if len(files) != 1 or key is None or data is not None or (consistency is None) != (kept is None):
             raise BadUsage("a receipt, --proof, or --consistency with --from, is checked with --key, and needs no data folder")
         if receipt is not None:
-            _show_receipt(session, receipt, key)
+            _show_receipt(session, receipt, key, scan)
         elif kept is not None and consistency is not None:
             session.show(_grown(consistency, kept, key))
         else:
@@ -89,12 +93,14 @@ def _bytes_of(path: Path) -> bytes:
         raise Unanswered("a file to be checked cannot be read") from None
 
 
-def _show_receipt(session: Session, path: Path, key: str) -> None:
+def _show_receipt(session: Session, path: Path, key: str, scan: Path | None) -> None:
     """Check a receipt with a public key alone, and say what its entries say."""
     try:
         found = check_receipt(_bytes_of(path), key)
     except AuditFault as fault:
         raise Refused(f"the receipt does not hold: {fault}") from None
+    if scan is not None:
+        on_record(found, read_report(scan))
     told = {"made_ms": found.made_ms, "summary": msgspec.to_builtins(found.summary), "stated": msgspec.to_builtins(found.stated)}
     document = {"ok": True, "request": found.request, "controller": found.controller, "complete": found.summary.complete,
                 "entries": len(found.entries), **told}  # fmt: skip

@@ -10,6 +10,7 @@ import typer
 
 from connectors.cli.faults import BadUsage, Unanswered
 from connectors.cli.output import facts_table, rows_table
+from connectors.cli.recording import Record, read_report
 from connectors.cli.rings import ring_of
 from connectors.cli.session import DATA, Identifiers, Session, command, identifiers_of
 from connectors.cli.watch import write_private
@@ -69,9 +70,21 @@ def scan(
     control: Annotated[
         Path | None, typer.Option("--control", help="With --expect-all the control's file to write; else the one to go by.")
     ] = None,
+    request: Annotated[
+        str | None, typer.Option("--request", metavar="ID", help="Put the result on record with this request, at --url.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="With --request: the report of an earlier scan, instead of a new one.")
+    ] = None,
 ) -> None:  # fmt: skip
     """Look for a person everywhere, opening all that living keys open. Exit code 1: found, or not known to be clean."""
     folders = data or []
+    record = None if request is None else Record(session.door(), request)
+    if report is not None:
+        if record is None or any((identifier, words, controller, folders, log_dir, kafka, redis_dump, redis, path)):
+            raise BadUsage("--report takes --request, and nothing to look for: it says what an earlier scan has found")
+        _end(session, read_report(report), record)
+        return
     _check(folders, [*(log_dir or ()), *(redis_dump or ()), *(path or ())])
     earlier = _read_control(control) if control is not None and not expect_all else None
     try:
@@ -95,12 +108,28 @@ def scan(
             "the folder is in use: stop its service or worker, or scan a snapshot of the file system (its memory is not scanned)"
         ) from None
     names = [source.name for source in sources]
-    report = report_of(wanted, looked, names, system_clock(), earlier, expect_all=expect_all)
+    found = report_of(
+        wanted, looked, names, system_clock(), earlier, expect_all=expect_all, epochs=_epochs(alive, controller or [])
+    )
     if expect_all and control is not None:
-        write_private(control, msgspec.json.encode(control_of(report, wanted, os.urandom(SALT_BYTES))).decode() + "\n")
+        write_private(control, msgspec.json.encode(control_of(found, wanted, os.urandom(SALT_BYTES))).decode() + "\n")
+    _end(session, found, record)
+
+
+def _end(session: Session, report: Report, record: Record | None) -> None:
+    """Put it on record, where that was asked for, whatever it says; show it."""
+    if record is not None:
+        record.put(report)
     _show(session, report)
     if not report.good:
         raise typer.Exit(1)
+
+
+def _epochs(alive: list[tuple[str, bytes]], controllers: list[str]) -> str | None:
+    """The lowest and the highest epoch of the key-encryption keys that live (`kek/CONTROLLER/SHARD/EPOCH`)."""
+    names = (name.removeprefix("kek/").rsplit("/", 2) for name, _ in alive if name.startswith("kek/"))
+    living = [int(epoch) for controller, _, epoch in names if not controllers or controller in controllers]
+    return f"{min(living)}-{max(living)}" if living else None
 
 
 def _check(folders: list[Path], others: list[Path]) -> None:

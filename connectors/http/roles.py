@@ -21,6 +21,7 @@ _SENDERS: dict[str, tuple[Role, ...]] = {
     "request": ("analyst",),
     "request.approved": ("analyst", "approver"),
     "request.refused": ("analyst", "approver"),
+    "request.scanned": ("analyst", "auditor"),
     "identity": ("analyst",),
     "suppression": ("analyst",),
     "hold": ("analyst",),

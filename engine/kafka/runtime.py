@@ -261,6 +261,14 @@ class KafkaRuntime:
         store = self._stores.get(Unit(task, partition))
         return iter(()) if store is None else store.scan(prefix, after, limit)
 
+    def scour(self, owners: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
+        """Leave nothing that was deleted in the files of these partitions' stores; answers for which it was done. Any thread.
+
+        Raises `StoreDamaged`.
+        """
+        ours = [(at, self._owned.get(Unit(*at))) for at in owners]
+        return [at for at, owned in ours if owned is not None and owned.store.scour()]
+
     def append(self, outputs: Iterable[Output], now_ms: int) -> None:
         """See `engine.kafka.edge`."""
         self.edge.append(outputs, now_ms)

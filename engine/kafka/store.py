@@ -4,6 +4,9 @@ What was committed waits in memory and goes down in one write batch together wit
 disagree. There is no write-ahead log: the changelog is the log. A crash loses the batches since the last flush, and recovery
 reads them again from the changelog (`REPLAY_MAX` bounds how many).
 
+What is deleted or superseded stays in table files until RocksDB happens to compact them, which may be never: `scour` rewrites all
+of them, a part at a time, and the manifest forgets the keys of files that are no more.
+
 A block that cannot be read or written stops the worker, and leaves word in the folder: the store is not opened again but wiped.
 """
 
@@ -11,22 +14,31 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, Final
 
 import msgspec
-from rocksdict import Options, Rdict, WriteBatch, WriteOptions
+from rocksdict import BottommostLevelCompaction, CompactOptions, Options, Rdict, WriteBatch, WriteOptions
 
 from engine.kafka.names import RESERVED
 from engine.runtime import StoreDamaged
 
 META: Final = RESERVED + b"m"
+RENEWED: Final = RESERVED + b"r"  # says nothing
 DAMAGED: Final = "DAMAGED"  # a file beside RocksDB's own
 APPLY_SECS = 1.0  # committed writes wait at most so long, or until so many keys, before they go down
 APPLY_KEYS_MAX = 50_000
 REPLAY_MAX = 200_000  # changelog records a crash may make us read again
 MEMTABLE_BYTES = 16 << 20
+UNLINKED_SECS_MAX = 5.0  # RocksDB removes files that were compacted away in a thread of its own
+
+
+def _whole() -> CompactOptions:
+    options = CompactOptions()
+    options.set_bottommost_level_compaction(BottommostLevelCompaction.force_optimized())
+    return options
 
 
 class Meta(msgspec.Struct, frozen=True, array_like=True):
@@ -51,6 +63,7 @@ class Store:
         options.create_if_missing(True)
         options.set_write_buffer_size(MEMTABLE_BYTES)
         options.set_keep_log_file_num(2)
+        options.set_max_manifest_file_size(1)  # made anew at each change: it names the first and last key of each file it knows
         if Path(f"{folder}/{DAMAGED}").exists():
             raise StoreDamaged("the local store could not be read the last time")
         try:
@@ -68,6 +81,7 @@ class Store:
         self._since = 0.0
         self._closed = False
         self._lock = threading.Lock()
+        self._scouring = threading.Lock()  # held while RocksDB rewrites a part, so that nobody closes it under that
 
     @staticmethod
     def wipe(folder: Path) -> None:
@@ -168,24 +182,63 @@ class Store:
 
     def flush(self) -> None:
         """Make everything durable."""
+        position = self.position
         self.settle()
         try:
             self._db.flush()
         except Exception as fault:
             raise self._unusable(fault) from None
-        self._flushed = self.position
+        self._flushed = position
+
+    def scour(self) -> bool:
+        """Rewrite every file, so that nothing that was deleted or superseded until now is left in any; whether that was done.
+
+        Any thread but the owner's. It reads and writes the whole store once; the owner goes on, and may close it in between.
+        """
+        try:
+            self.flush()
+            before = self._tables()
+            files: Any = self._db.live_files()
+            starts: list[bytes | None] = [*sorted({bytes(file["start_key"]) for file in files})[1:]]
+            for begin, end in pairwise([None, *starts, None]):  # a part is as much as one file, and what lies over it
+                with self._scouring:
+                    if self._closed:
+                        return False
+                    self._db.compact_range(begin, end, _whole())
+            with self._scouring:
+                if self._closed:
+                    return False
+                batch = WriteBatch(raw_mode=True)
+                batch.put(RENEWED, b"")  # one more change, so that the manifest that knew the old files goes as well
+                self._db.write(batch, self._write)
+                self._db.flush()
+            until = monotonic() + UNLINKED_SECS_MAX
+            while before & self._tables():
+                if monotonic() > until:
+                    return False
+                sleep(0.05)
+        except Exception as fault:
+            if self._closed:
+                return False
+            raise self._unusable(fault) from None
+        return True
+
+    def _tables(self) -> set[str]:
+        return {path.name for path in self.folder.glob("*.sst")}
 
     def close(self) -> None:
         """Flush and let go."""
         self.flush()
         self._closed = True
-        self._db.close()
+        with self._scouring:
+            self._db.close()
 
     def drop_unwritten(self) -> None:
         """Close without writing what waits, as a crash would: of a store that is not trusted nothing is kept."""
         self._pending = {}
         self._closed = True
-        self._db.close()
+        with self._scouring:
+            self._db.close()
 
     def _unusable(self, fault: Exception) -> StoreDamaged:
         if not self._closed:

@@ -27,6 +27,7 @@ RAW_BACKSTOP_MS: Final = 7 * DAY_MS  # raw data goes earlier, by DeleteRecords, 
 TOMBSTONE_MS: Final = DAY_MS  # a reader that was away longer may have missed one, and starts from nothing (a store is wiped)
 COMPACTION_LAG_MS: Final = 6 * HOUR_MS  # a cleaning rewrites the log: four times a day is what an erasure is worth
 SUPERSEDED_GONE_MS: Final = COMPACTION_LAG_MS + HOUR_MS + 5 * 60_000  # the roll, the cleaner's round and the file's own delay
+FILE_GONE_MS: Final = 10 * 60_000  # a broker looks for what is past its retention every five minutes, and unlinks a minute later
 REPLICAS: Final = 3  # one broker may be down for work while another one fails
 EVENT_BYTES_MAX: Final = 2 * MIB  # an event has 1 MiB (contract, section 2); around it are its envelope, its headers and its seal
 
@@ -68,6 +69,21 @@ RECEIPT: Final = {
     # Legal clocks run from receipt: a publisher's own time, or its fast clock, must not be taken for ours.
     "message.timestamp.type": "LogAppendTime",
 }
+
+
+def removal_bounds(topology: Topology) -> dict[str, int]:
+    """How long, in ms, what stands on the log now can still lie in a broker's files, by place, if its settings are these.
+
+    For compacted topics it holds where something is written to the partition meanwhile; to changelogs something always is.
+    """
+    tombstones = 2 * SUPERSEDED_GONE_MS + TOMBSTONE_MS  # the cleaning that sees one first begins its time, a later one drops it
+    found = {
+        "changelogs": SUPERSEDED_GONE_MS, "changelogs.tombstones": tombstones,
+        "topics.compacted.if_written": SUPERSEDED_GONE_MS, "topics.tombstones.if_written": tombstones,
+        "topics.raw": RAW_BACKSTOP_MS + HOUR_MS + FILE_GONE_MS,
+    }  # fmt: skip
+    expiring = {t.name: secs * 1_000 for t in topology.topics.values() if t.erase == "expiry" and (secs := t.retention_secs(0))}
+    return found | {name: rest_ms + DAY_MS + FILE_GONE_MS for name, rest_ms in expiring.items()}
 
 
 class Wanted(msgspec.Struct, frozen=True):

@@ -25,15 +25,17 @@ from engine.kafka.connection import Connection
 from engine.kafka.names import Names, Unit
 from engine.kafka.retention import RawRetention
 from engine.kafka.runtime import KafkaRuntime
+from engine.kafka.topics import removal_bounds
 from engine.keyring import KeyRing, OpenRing, RingUnavailable
 from engine.loop import CONTROLLERS, TaskLoop, plans
 from engine.notes import Signer
 from engine.outside import LookUp, Registered
+from engine.removing import Removals
 from engine.rotating import READERS_BEHIND_MS, KeyRotation
 from engine.rotation import Rotations, keepers
 from engine.runtime import FolderInUse, RuntimeFault
 from engine.secrets import Secrets
-from engine.service import IDLE_SECS, STOP_SECS_MAX, Limits, tune_interpreter
+from engine.service import IDLE_SECS, STOP_SECS_MAX, WIPE_SECS, Limits, tune_interpreter
 from engine.topology import Topology, default_topology
 from processors.registry import processors
 
@@ -46,6 +48,7 @@ TURN_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)  # seconds
 ON_THEIR_WAY_MS = 1_000  # what was committed is fetched by then, where the brokers are well
 FIRST_INTAKE = Unit("intake", 0)
 UNITS = "stores"
+SCOUR_REST = 20  # to scour is to rewrite a store: after it, housekeeping leaves the disk alone for so many times as long
 LOCK = "worker.lock"
 
 
@@ -112,6 +115,9 @@ class Worker:
         rotations = Rotations(ring, keepers(topology))
         leader = (FIRST_INTAKE.task, FIRST_INTAKE.partition)
         self.loop.upkeep = KeyRotation(rotations, runtime, self.shared, leader=leader, behind_ms=READERS_BEHIND_MS)
+        self.loop.removals = self._removals = Removals(runtime)
+        self.shared.bounds = removal_bounds(topology)
+        self._scour_at = 0.0
         self.signer = Signer(f"consentinel/{ring.deployment()}", ring.signing_seed())
         self.batch_records, self.batch_secs = Histogram.over(BATCH_BOUNDS), Histogram.over(TURN_BOUNDS)
         self._retention = RawRetention(
@@ -210,6 +216,12 @@ class Worker:
         sign_checkpoints(self.runtime, self.loop.tasks, self.shared.deployment, self.signer, self.clock())
         if FIRST_INTAKE.partition in self.runtime.owned(FIRST_INTAKE.task):
             self._retention.run(self.clock())
+        if monotonic() >= self._scour_at and (asked := self._removals.take()):
+            began = monotonic()
+            # All of them: rosters, and what others lost of what was said, are with whoever it concerns.
+            owned = [(task.name, n) for task in self.loop.tasks for n in self.runtime.owned(task.name)]
+            self._removals.done(asked, self.runtime.scour(owned))
+            self._scour_at = monotonic() + max(WIPE_SECS, SCOUR_REST * (monotonic() - began))
 
     def _run(self) -> None:
         while not self._stopping.is_set():

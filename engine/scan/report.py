@@ -75,7 +75,10 @@ class LookedAt(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """A scan's result. `digest`: SHA-256 of this document without it, as deterministic JSON."""
+    """A scan's result. `digest`: SHA-256 of this document without it, as deterministic JSON.
+
+    `control`: the digest of the control's report. `epochs`: the key epochs that lived, `LOWEST-HIGHEST`.
+    """
 
     form: int = FORM
     at_ms: int
@@ -84,6 +87,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     needles: list[OfNeedle]
     looked_at: LookedAt
     not_read: list[NotRead]
+    control: str | None = None
+    epochs: str | None = None
     digest: str = ""
 
     @property
@@ -93,11 +98,12 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Control(msgspec.Struct, frozen=True, kw_only=True):
-    """What a control found: whether, by hash of the needle."""
+    """What a control found: whether, by hash of the needle. `report`: its report's digest."""
 
     form: Literal[1] = 1
     salt: str
     found: dict[str, bool]
+    report: str = ""
 
     def knows(self, needle: Needle) -> bool:
         """Whether it found this needle."""
@@ -113,7 +119,8 @@ def name_of(needle: Needle, salt: str) -> str:
 def control_of(report: Report, needles: Iterable[Needle], salt: bytes) -> Control:
     """The control that a report is."""
     found = {one.number: one.outside + one.kept + one.expiring > 0 for one in report.needles}
-    return Control(salt=salt.hex(), found={name_of(needle, salt.hex()): found[needle.number] for needle in needles})
+    named = {name_of(needle, salt.hex()): found[needle.number] for needle in needles}
+    return Control(salt=salt.hex(), found=named, report=report.digest)
 
 
 def standing_of(needle: Needle, place: Place) -> Standing:
@@ -132,7 +139,8 @@ def standing_of(needle: Needle, place: Place) -> Standing:
 
 
 def report_of(
-    needles: list[Needle], looked: Looked, sources: list[str], at_ms: int, control: Control | None, *, expect_all: bool = False
+    needles: list[Needle], looked: Looked, sources: list[str], at_ms: int, control: Control | None, *, expect_all: bool = False,
+    epochs: str | None = None,
 ) -> Report:  # fmt: skip
     """Judge what was seen. `expect_all`: this is the run before the erasure."""
     by_needle: dict[int, Counter[Where]] = {needle.number: Counter() for needle in needles}
@@ -152,6 +160,7 @@ def report_of(
             NotRead(unread.place.source, unread.place.kind, unread.place.name, unread.why, count)
             for unread, count in sorted(looked.unread.items())
         ],
+        control=None if control is None else control.report or None, epochs=epochs,
     )  # fmt: skip
     return msgspec.structs.replace(document, digest=digest_of(document))
 

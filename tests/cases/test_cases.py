@@ -41,7 +41,7 @@ from processors import item, parking, request_case
 from processors.decide_use import Mark, PartyView, Use, decide_use
 from processors.fence import Fence
 from processors.keep_consent import KeepConsent
-from processors.kernel import Audit, Delete, Effect, Emit, Forward, Ledger, Mint, Put, Shred, Wake
+from processors.kernel import Audit, Delete, Effect, Emit, Forward, Ledger, Mint, Put, Remove, Shred, Wake
 from processors.permissions import Permissions
 from schemas.routed import LinkProbe
 from schemas.topics import ControllerState
@@ -50,7 +50,7 @@ from tests.drivers import CONTROLLER, RECORDS, Driver, Told
 HERE = Path(__file__).parent
 PROCESSORS = HERE.parents[1] / "processors"
 UNITS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000}
-MOMENTS = {"valid_until", "expires", "until", "detected_at", "aware_at", "notified_at", "from", "to"}
+MOMENTS = {"valid_until", "expires", "until", "detected_at", "aware_at", "notified_at", "from", "to", "scanned_at"}
 ENVELOPE = {"at", "type", "received", "id", "source", "by", "owner", "controller", "refs"}
 OUTCOMES = {"rows", "log", "audit", "refused", "effects", "records", "state", "keys", "alarms", "asks"}
 SHARED = {"owner", "settings", "task", "limits", "links"}
@@ -198,6 +198,8 @@ def in_words(effect: Effect) -> str:
             return f"{type(effect).__name__.lower()} {scope}"
         case Audit(kind):
             return f"audit {kind}"
+        case Remove():
+            return "remove"
     return f"refuse {effect.code}"
 
 

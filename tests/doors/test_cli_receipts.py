@@ -9,10 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from connectors.cli import app
 from engine.notes import Signer
+from engine.scan.report import Report, digest_of
+from engine.service import Limits, Service
 from tests.doors.test_cli import CONTROLLER, NUMBER, TEL, WAIT_SECS, Program, conversation, environment, until
 
 KEY = Signer("example.com/log", bytes(32)).vkey
@@ -85,6 +88,67 @@ def test_a_receipt_is_taken_here_and_checked_anywhere(program: Program, capsys: 
 
 
 @pytest.mark.slow
+def test_a_scan_is_on_record_with_its_request_and_no_other_report_passes_for_it(
+    program: Program, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    (program.folder / "c0.json").write_text(json.dumps(conversation("c0")))
+    (program.folder / "said").write_text("order a green bicycle\n")
+    program.json("publish", str(program.folder / "c0.json"))
+    assert program.stop() == 0
+    look = ("scan", "--identifier", NUMBER, "--words", "said", "--data", str(program.data), "--control", "control")
+    before = program.json(*look, "--expect-all")
+    program.start()
+    request_id = erased(program)
+    assert program.stop() == 0
+    service = Service.open(program.data, limits=Limits(raw_retention_secs=0))
+    service.settle()
+    service.retain_raw(at_once=True)
+    service.maintain()  # what the running service does in a quarter of an hour
+    service.stop()
+    after = program.json(*look)
+    assert (after["verdict"], after["control"], after["epochs"]) == ("clean", before["digest"], "1-1")
+    forged = {**after, "verdict": "found"}
+    resigned = {**forged, "digest": digest_of(msgspec.convert(forged, Report))}
+    files = {name: program.folder / f"{name}.json" for name in ("before", "after", "forged", "resigned")}
+    for file, report in zip(files.values(), (before, after, forged, resigned), strict=True):
+        file.write_text(json.dumps(report))
+    program.start()
+    record = ("scan", "--request", request_id, "--report")
+    assert program.run(*record, str(files["forged"])).returncode == 1
+    assert program.run("scan", "--request", "nothing", "--report", str(files["after"])).returncode == 1
+    (program.folder / "export.csv").write_text(f"who,what\n{TEL},bicycle\n")
+    export = ("--path", str(program.folder / "export.csv"), "--no-ring", "--identifier", NUMBER)
+    assert program.run("scan", "--request", "nothing", *export).returncode == 1
+    found = program.json("scan", "--request", request_id, *export, code=1)  # what was found is on record as well
+    for name in ("before", "after"):
+        assert program.json(*record, str(files[name]))["digest"] == json.loads(files[name].read_text())["digest"]
+    assert program.json("request", "show", request_id)["state"] == "fulfilled", "nothing was opened again"
+    key, receipt = program.json("audit", "key")["key"], str(program.folder / "r")
+    verify = ("audit", "verify", receipt, "--key", key, "--output", "json")
+    assert until(lambda: program.run("erase", "receipt", request_id, "--out", receipt).returncode == 0
+                 and '"clean"' in checked(capsys, *verify))  # fmt: skip
+    assert program.stop() == 0
+    told = json.loads(checked(capsys, *verify, "--scan", str(files["after"])))
+    assert told["complete"] and told["summary"]["scan"] == {
+        "verdict": "clean", "digest": after["digest"], "control": before["digest"], "controlled": "2", "needles": "2",
+        "found": "0", "sources": "data", "epochs": "1-1", "by": told["summary"]["scan"]["by"],
+        "scanned_at": told["summary"]["scan"]["scanned_at"],
+    }  # fmt: skip
+    assert told["summary"]["scan"]["by"].startswith("act_")
+    checked(capsys, *verify, "--scan", str(files["before"]))  # the control run is on record as well
+    happened = [one["facts"] for one in told["summary"]["others"] if one["kind"] == "request.scanned"]
+    assert [(f["verdict"], f["found"], f["sources"]) for f in happened] == [
+        ("found", "1", "path"), ("all_found", "2", "data"), ("clean", "0", "data")
+    ]  # fmt: skip
+    assert happened[0]["digest"] == found["digest"] and not {"control", "epochs"} & happened[0].keys()
+    for name in ("forged", "resigned"):
+        assert checked(capsys, *verify, "--scan", str(files[name]), code=1) == ""
+    raw = Path(receipt).read_text()
+    Path(receipt).write_text(raw.replace(after["digest"], resigned["digest"]))
+    assert checked(capsys, *verify, code=1) == ""
+
+
+@pytest.mark.slow
 def test_a_checkpoint_kept_outside_is_proven_to_be_the_beginning_of_the_log(
     program: Program, capsys: pytest.CaptureFixture[str]
 ) -> None:  # fmt: skip
@@ -121,6 +185,8 @@ def test_a_checkpoint_kept_outside_is_proven_to_be_the_beginning_of_the_log(
     ["audit", "prove", "--origin", "o"],
     ["audit", "prove", "--from", "f", "--index", "1"],
     ["audit", "verify", "no-such.receipt", "--key", KEY],
+    ["audit", "verify", "--key", KEY, "--scan", "s"],
+    ["scan", "--report", "no-such"],
     ["audit", "prove", "--from", "no-such.note"],
     ["erase", "receipt", "r", "--data", "no-such"],
 ])  # fmt: skip

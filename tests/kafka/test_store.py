@@ -66,3 +66,37 @@ def test_a_scan_of_a_sound_store_ends_where_its_keys_end(tmp_path: Path, prefix:
     store.committed({b"sa": b"1", b"sb": b"2", b"\xff\xff\xff": b"3"}, 3, 1)
     assert [key for key, _ in store.scan(prefix, b"", 10)] == [k for k in (b"sa", b"sb", b"\xff\xff\xff") if k.startswith(prefix)]
     assert [key for key, _ in store.scan(prefix, b"sa", 10)] == [k for k in (b"sb", b"\xff\xff\xff") if k.startswith(prefix)]
+
+
+def files_with(folder: Path, text: bytes) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if text in path.read_bytes())
+
+
+def test_what_was_deleted_or_superseded_is_in_no_file_once_it_was_scoured(tmp_path: Path) -> None:
+    store = Store(tmp_path / "unit")
+    store.begin("first", 1)
+    owner, old = b"sub_" + b"q7" * 13, bytes(range(128, 228))
+    others = {b"s%05d" % n: b"v%d" % n for n in range(3_000)}
+    # The first and last key of a file stand in the manifest as well.
+    told = {b"a" + owner: old, b"s01500" + owner: old, b"z" + owner: old, b"z-superseded": old}
+    store.committed(others | told, 1, 1)
+    store.flush()
+    assert files_with(store.folder, owner) and files_with(store.folder, old[:40])
+    store.committed(dict.fromkeys(told, None) | {b"z-superseded": b"new"}, 2, 2)
+    store.flush()
+    assert files_with(store.folder, owner), "the deletion alone removes nothing"
+    assert store.scour()
+    assert (files_with(store.folder, owner), files_with(store.folder, old[:40])) == ([], [])
+    assert store.get_many([*others, *told]) == [*others.values(), None, None, None, b"new"]
+    store.committed({b"s1": b"later"}, 3, 3)
+    store.close()
+    again = Store(tmp_path / "unit")
+    assert (again.position, again.get(b"s1"), len(list(again.scan(b"s", b"", 9_999)))) == (3, b"later", 3_001)
+
+
+def test_a_store_that_is_closed_meanwhile_is_not_called_clean(tmp_path: Path) -> None:
+    store = Store(tmp_path / "unit")
+    store.committed({b"sa": b"1"}, 1, 1)
+    store.close()
+    assert not store.scour()
+    assert Store(tmp_path / "unit").get(b"sa") == b"1"

@@ -64,6 +64,12 @@ CASES = log_of(
     about("request.closed", state="fulfilled"),
     about("erasure.removed", target="warehouse", how="vacuum"),
     about("kek.destroyed", epoch="7"),
+    about("removal.bound", **{"topics.raw": "2027-01-23T08:00:00.000Z"}),
+    about("removal.done", place="store"),
+    about("removal.done", place="store"),
+    about("request.scanned", verdict="found", digest="d" * 64, found="1", needles="3", scanned_at="2027-01-15T08:00:00+00:00"),
+    ("keys.rotation_began", {"epoch": "2"}, ""),
+    ("keys.epochs_destroyed", {"before_epoch": "2", "epochs": "4096"}, ""),
 )
 SUBJECTS = log_of(
     SUBJECT,
@@ -84,7 +90,7 @@ def section_of(log: list[AuditEntry], size: int, signer: Signer = SIGNER, reques
     hashes, tree = [leaf_hash(leaf) for leaf in leaves], Frontier()
     tree.extend(leaves)
     note = signer.sign(Checkpoint(log[0].origin, size, tree.root()).format())
-    mine = [n for n, entry in enumerate(log[:size]) if entry.facts.get("request") == request]
+    mine = [n for n, e in enumerate(log[:size]) if e.facts.get("request") == request or e.kind.startswith("keys.")]
     return Section(note, tuple(Proven(n, leaves[n], tuple(inclusion_proof(hashes, n))) for n in mine))
 
 
@@ -140,6 +146,32 @@ def test_file_and_key_alone_say_what_happened() -> None:
         assert ("erasure.removed", {"how": "vacuum", "target": "warehouse"}) in [
             (h.kind, h.facts) for h in summary.targets[1].happened
         ]
+
+
+def test_what_is_unreadable_what_was_seen_to_go_and_what_is_only_bound_are_told_apart() -> None:
+    for data in both(whole()):
+        found = check_receipt(data, SIGNER.vkey).summary
+        assert (found.gone.keys, found.gone.keys_ms, found.gone.epochs_ms) == (1, NOW + 9_000, NOW + 18_000)
+        assert found.gone.removed == {"store": (2, NOW + 15_000)}
+        assert found.gone.bounds == {"topics.raw": "2027-01-23T08:00:00.000Z"}
+        assert (found.scan["verdict"], found.scan["digest"]) == ("found", "d" * 64)
+    lines = whole().text().split("\n")
+    start = lines.index("targets 2 of 2 done")
+    assert lines[start + 1 : start + 7] == [
+        "unreadable 1 keys shredded by 2027-01-15T08:00:09.000Z", "unreadable copies of keys by 2027-01-15T08:00:18.000Z",
+        "removed store 2 by 2027-01-15T08:00:15.000Z", "bound topics.raw 2027-01-23T08:00:00.000Z",
+        "scan found scanned_at=2027-01-15T08:00:00+00:00 needles=3 found=1", "request",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", [
+    lambda body: body.replace("scan found ", "scan clean "), lambda body: body.replace("unreadable 1 keys", "unreadable 2 keys"),
+    lambda body: body.replace("removed store 2 by 2027-01-15T08:00:15", "removed store 2 by 2027-01-15T08:00:14"),
+    lambda body: body.replace("bound topics.raw 2027-01-23", "bound topics.raw 2027-01-22"),
+    lambda body: body.replace("copies of keys by 2027-01-15T08:00:18", "copies of keys by 2027-01-15T08:00:17"),
+])  # fmt: skip
+def test_none_of_these_lines_says_more_than_the_entries(change: Callable[[str], str]) -> None:
+    assert code_of(resigned(whole().text(), change)) == "summary_differs"
 
 
 def test_a_receipt_of_what_is_not_done_says_so_and_what_is_open_on_the_signers_word() -> None:

@@ -31,6 +31,8 @@ DATA: dict[str, dict[str, Any]] = {
     "call.ended": {"conversation_id": "m"},
     "consent.given": CONSENT, "consent.refused": CONSENT, "consent.withdrawn": CONSENT, "consent.renewed": CONSENT,
     "request.opened": {"request_id": "matrix", "right": "erasure", "regime": "gdpr", "identifiers": [TEL], "received_via": "web"},
+    "request.scanned": {"request_id": "matrix", "verdict": "clean", "digest": "0" * 64, "scanned_at": "2026-01-01T00:00:00Z",
+                        "needles": 1, "found": 0, "sources": ["data"]},
     "identity.linked": {"a": TEL, "b": MAIL, "source": "crm"}, "identity.unlinked": {"a": TEL, "b": MAIL, "source": "crm"},
     "suppression.added": {"identifiers": [TEL], "list": "company_dnc", "source": "web"},
     "suppression.removed": {"identifiers": [TEL], "list": "company_dnc", "source": "web"},
@@ -57,7 +59,7 @@ FAMILIES = {
     "operator": ("data.accessed",),
     "administrator": ("",),
     "decider": (),
-    "auditor": (),
+    "auditor": ("request.scanned",),
 }
 
 # Contract, section 4, and the roles of design section 9. The administrator may make every call.
