@@ -22,6 +22,7 @@ from processors.kernel import (
     View,
     Wake,
 )  # fmt: skip
+from processors.order_media import late_order
 from processors.parking import Parked, park, send_on, unpark
 from processors.terms import SEEN_MS
 from schemas.base import Record
@@ -269,6 +270,8 @@ class KeepRoster:
                 if mark is not None:
                     yield from self._to(roster, MediaMarked(
                         conversation_id=conversation_id, recording_id=event.recording_id, state=mark.state))  # type: ignore[arg-type]  # fmt: skip
+                elif event.uri is not None and any(p.erased and not p.employee for p in roster.parties):
+                    yield late_order(at, conversation_id, event.recording_id, event.uri)
             case CallTranscribed():
                 segments = event.segments
                 lines = [self._line(roster, at, s.party_id, "line", s.text, s.offset_ms) for s in segments]

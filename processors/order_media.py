@@ -72,6 +72,15 @@ def media_case(order_id: str) -> str | None:
     return order_id.partition(".")[0] if order_id.startswith("med_") else None
 
 
+def late_order(at: Receipt, conversation_id: str, recording_id: str, uri: str) -> Emit:
+    """Order a recording away that is told of only after somebody who was on it was erased: no item is left to do it."""
+    by_ms = notice_by(at.receipt_ms, (t.deadline_days for t in at.settings(at.controller).targets))
+    order = MediaErase(
+        conversation_id=conversation_id, recording_id=recording_id, cause="request", acknowledge_by_ms=by_ms, uri=uri,
+    )  # fmt: skip
+    return Emit("case.events", ("media", case_of(at.controller, conversation_id, recording_id)), order)
+
+
 class OrderMedia(Incurious):
     """The case of one recording. `done` ends it; `held` and `failed` are told on, and the order is repeated."""
 

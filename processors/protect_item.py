@@ -40,6 +40,7 @@ from processors.kernel import (
     View,
     Wake,
 )
+from processors.order_media import late_order
 from schemas.base import Record
 from schemas.markers import CONTENT
 from schemas.routed import (
@@ -199,6 +200,8 @@ class ProtectItem:
         item = view.get(Item, conversation_id)
         if item is None or not view.has_key(conversation_id):
             yield from _nobody(view, conversation_id, at)
+            if event.uri is not None and refuses(view, at.effective_ms, conversation_id):
+                yield late_order(at, conversation_id, event.recording_id, event.uri)
             return
         old = view.get(ItemMedia, conversation_id, event.recording_id)
         media = ItemMedia(event.state, event.confirmed, at.effective_ms, at.event_id)
