@@ -7,7 +7,8 @@ A turn, by its numbered steps (a crash or an error between any two of them leave
 3. Fold each record through its task's processors; effects go to the partition's overlay and outputs.
 4. Commit outputs, state, audit frontiers and positions: one `Commit`, atomic and durable.
 5. Only now what was written becomes what is known (caches), and counters move.
-6. Alarms that are due ring in a turn of their own, by the same steps 3 to 5.
+6. Alarms that are due ring in a turn of their own, by the same steps 3 to 5. What it writes is bounded: records that come
+   meanwhile wait for it, and a hundred erasures at once must not keep others' consents waiting.
 
 `CommitLost` takes one path: forget every overlay, rewind, begin again from the committed positions. `RegistryAway` does as well,
 and the task whose input cannot be read is not polled for a moment, so that the others and their alarms go on.
@@ -32,7 +33,10 @@ from processors.kernel import Processor
 log = logging.getLogger("consentinel.engine")
 
 RECORDS_PER_TASK_MAX = 1_000  # records of one task in one turn: bounds a commit, and what a crash folds again
-ALARMS_PER_TURN_MAX = 500
+# Keys and records that the alarms of one turn may write, for each thousand records that a turn may take: what they take of the
+# time is about what a commit takes. An alarm is never broken off, so its own last step (200 effects) may come on top.
+ALARM_WORK_PER_TURN_MAX = 400
+WORK_PER_ALARM_MIN = 2  # it and its place in the order of time are written
 SETTINGS_PER_READ_MAX = 1_000
 PIPELINE_TURNS = 4  # an event passes intake, case, subject; after this many drained turns all that was there is folded
 PAUSE_MS = 5_000  # of a task whose input cannot be read now: to read it again costs every task a rewind
@@ -76,6 +80,9 @@ class TaskLoop:
         self.beat_ms = 0  # everything received up to here has been folded by every task
         self.seen_ms = 0  # the latest time any turn began at: no beat of a turn under way can be later
         self.turns = 0
+        self.crowded = False  # alarms that are due were left to the next turn
+        self._alarm_work_max = max(1, ALARM_WORK_PER_TURN_MAX * records_max // RECORDS_PER_TASK_MAX)
+        self._alarm_turns = 0
         self._partitions: dict[tuple[str, int], Partition] = {}
         self._controllers_read = 0
         self._paused_ms: dict[str, int] = {}  # until when a task is not polled
@@ -207,27 +214,45 @@ class TaskLoop:
     def _alarms(self) -> int:
         now_ms = self.clock()
         touched: dict[tuple[str, int], Partition] = {}
-        count = 0
-        for partition in self._owned():
-            if partition.effects.alarms_due_ms is None or partition.effects.alarms_due_ms > now_ms:
-                continue
-            due: list[DueAlarm] = []
-            after: int | None = None
-            for key, _ in self.runtime.scan(partition.plan.name, partition.partition, DUE, limit=ALARMS_PER_TURN_MAX + 1):
-                alarm = due_alarm(key)
-                if alarm.due_ms > now_ms or len(due) == ALARMS_PER_TURN_MAX:
-                    after = alarm.due_ms
-                    break
-                due.append(alarm)
-            partition.effects.alarms_due_ms = after
-            for alarm in due:
-                partition.ring(alarm, now_ms)
-            if due:
+        count, room = 0, self._alarm_work_max
+        owned = [p for p in self._owned() if p.effects.alarms_due_ms is not None and p.effects.alarms_due_ms <= now_ms]
+        if owned:  # each in its turn comes first: what one partition has to do keeps no other one waiting for long
+            self._alarm_turns += 1
+            first = self._alarm_turns % len(owned)
+            owned = owned[first:] + owned[:first]
+        self.crowded = False
+        for partition in owned:
+            if room <= 0:
+                self.crowded = True
+                break
+            rung, left = self._ring(partition, now_ms, room)
+            if rung:
                 touched[partition.plan.name, partition.partition] = partition
-                count += len(due)
+            count += rung
+            room -= partition.work
+            self.crowded = self.crowded or left
         self._commit(touched, {}, now_ms)
         self.shared.count("alarms", by=count)
         return count
+
+    def _ring(self, partition: Partition, now_ms: int, room: int) -> tuple[int, bool]:
+        """Ring what is due in a partition until it has written `room`; returns how many rang, and whether some are left."""
+        due: list[DueAlarm] = []
+        after: int | None = None
+        most = room // WORK_PER_ALARM_MIN + 1
+        for key, _ in self.runtime.scan(partition.plan.name, partition.partition, DUE, limit=most + 1):
+            alarm = due_alarm(key)
+            if alarm.due_ms > now_ms or len(due) == most:
+                after = alarm.due_ms
+                break
+            due.append(alarm)
+        partition.effects.alarms_due_ms = after
+        for rung, alarm in enumerate(due):
+            if partition.work >= room:
+                partition.effects.alarms_due_ms = min(alarm.due_ms, partition.effects.alarms_due_ms or alarm.due_ms)
+                return rung, True
+            partition.ring(alarm, now_ms)
+        return len(due), after is not None and after <= now_ms
 
     def _keep_up(self) -> int:
         """A part of what is done between turns, in commits of its own."""

@@ -48,6 +48,11 @@ class Overlay:
         self._owners: dict[bytes, dict[bytes, None]] | None = None  # owner's prefix → its dirty state keys, once a fold scans
         self._undo: list[tuple[bytes, Any, Any]] = []
 
+    @property
+    def size(self) -> int:
+        """How many keys the turn has written."""
+        return len(self._dirty)
+
     def mark(self) -> None:
         """Begin what `undo` would take back."""
         self._undo.clear()

@@ -84,6 +84,11 @@ class Partition:
         """What the turn appends, in order."""
         return self.effects.outputs
 
+    @property
+    def work(self) -> int:
+        """How many keys and records the turn has written so far."""
+        return self.overlay.size + len(self.effects.outputs)
+
     def fold(self, topic: str, records: Sequence[LogRecord], now_ms: int) -> None:
         """Fold records in order. What cannot be used is quarantined; nothing stops."""
         inside, opened = topic in self._shared.internal, self._shared.secrets.opening(topic)

@@ -235,7 +235,8 @@ class Worker:
                 due = self.loop.next_alarm_ms()
                 left = IDLE_SECS if due is None else min(IDLE_SECS, max(0.0, (due - self.clock()) / 1_000))
                 self.runtime.wait(left)
-            elif handled < FULL_TURN:  # a transaction costs the same for one record as for a thousand: let some more come
+            elif handled < FULL_TURN and not self.loop.crowded:
+                # A transaction costs the same for one record as for a thousand: let some more come.
                 self._stopping.wait(max(0.0, self._interval_secs - took))
 
     def _maintain(self) -> None:

@@ -1,0 +1,95 @@
+"""However much a person has left behind, an erasure does it in steps, and a turn takes only so many of them."""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.loop import ALARM_WORK_PER_TURN_MAX
+from engine.partition import Partition
+from processors.kernel import EFFECTS_PER_STEP_MAX
+from tests.harness import Deployment, call, party
+
+IDENTIFIERS = tuple(f"customer-{n}" for n in range(5))
+CONVERSATIONS, LINES = 200, 10
+
+
+class Watched:
+    """Counts what each fold and alarm yields, and what each turn of alarms writes."""
+
+    def __init__(self, world: Deployment, patch: pytest.MonkeyPatch) -> None:
+        self.steps: list[int] = []
+        self.turns: list[int] = []
+        run, commit = Partition._run, world.loop._commit
+        effects = 0
+
+        def counted(partition: Partition, processor: Any, verb: Any, view: Any, what: Any, at: Any) -> bool:
+            nonlocal effects
+            effects = 0
+
+            def each(*args: Any) -> Any:
+                nonlocal effects
+                for effect in verb(*args):
+                    effects += 1
+                    yield effect
+
+            done = run(partition, processor, each, view, what, at)
+            self.steps.append(effects)
+            return done
+
+        def committing(touched: Any, positions: Any, now_ms: int) -> None:
+            if touched and not positions:
+                self.turns.append(sum(partition.work for partition in touched.values()))
+            commit(touched, positions, now_ms)
+
+        patch.setattr(Partition, "_run", counted)
+        patch.setattr(world.loop, "_commit", committing)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Any:
+    made = Deployment(tmp_path)
+    for n in range(CONVERSATIONS):
+        name, who = f"c{n}", IDENTIFIERS[n % len(IDENTIFIERS)]
+        ann = party("a", "customer", ("crm", who), name="Ann Example")
+        made.publish("call.started", call(name, ann, party("g", "agent", ("employee", "gus"))), settle=False)
+        segments = [{"party_id": "a", "text": f"line {k}"} for k in range(LINES)]
+        made.publish("call.transcribed", {"conversation_id": name, "segments": segments}, settle=False)
+    for a, b in pairwise(IDENTIFIERS):
+        ends = {end: {"kind": "crm", "value": value} for end, value in (("a", a), ("b", b))}
+        made.publish("identity.linked", {**ends, "source": "crm"}, settle=False)
+    made.settle(60_000)
+    yield made
+    made.close()
+
+
+def test_an_erasure_is_done_in_small_steps_and_small_turns(world: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(world.latest("conversations.protected")) == 2 * CONVERSATIONS
+    watched = Watched(world, monkeypatch)
+    asked = {"request_id": "r", "right": "erasure", "regime": "gdpr", "received_via": "web",
+             "identifiers": [{"kind": "crm", "value": IDENTIFIERS[0]}]}  # fmt: skip
+    world.publish("request.opened", asked, settle=False)
+    world.publish("request.identity_verified", {"request_id": "r"})
+    world.settle(60_000)
+    assert world.latest("requests.state")["r"].state == "fulfilled"
+    assert len(world.latest("conversations.protected")) == CONVERSATIONS, "the agent's participation stays"
+    assert len(watched.steps) > CONVERSATIONS, "it was watched"
+    assert max(watched.steps) <= EFFECTS_PER_STEP_MAX
+    # A step writes each effect's key and what it emits, and an entry of the audit log for some.
+    assert max(watched.turns) <= ALARM_WORK_PER_TURN_MAX + 2 * EFFECTS_PER_STEP_MAX
+
+
+def test_alarms_that_one_turn_has_no_room_for_ring_in_the_next_ones(world: Deployment) -> None:
+    for n in range(CONVERSATIONS):
+        world.publish("call.ended", {"conversation_id": f"c{n}"}, settle=False)
+    while world.loop._records():
+        pass
+    world.now_ms += 60_000  # two views of each conversation are due to be published
+    turns = 0
+    while world.loop._alarms():
+        turns += 1
+        left = [p for p in world.loop._owned() if (p.effects.alarms_due_ms or world.now_ms + 1) <= world.now_ms]
+        assert world.loop.crowded == bool(left)
+    assert turns > 2
+    assert {view.ended_ms is not None for view in world.latest("conversations.protected").values()} == {True}
