@@ -1,9 +1,10 @@
 """The fence of an erased identifier: nothing at or before its time, and none of its erased conversations, comes back."""
 
+from collections.abc import Iterator
 from hashlib import sha256
 from typing import ClassVar
 
-from processors.kernel import State, View
+from processors.kernel import Effect, Put, State, View
 
 
 class Fence(State):
@@ -35,3 +36,13 @@ def refuses(view: View, effective_ms: int, name: str) -> bool:
         return True
     # A home may have erased single conversations without a fence of its own.
     return view.get(Fenced, mark_of(view.owner, name)) is not None
+
+
+def fenced_off(view: View, conversation_id: str, now_ms: int) -> Iterator[Effect]:
+    """Fence a conversation that was refused: it was in progress when the erasure came, and was folded late.
+
+    Folded in time it would have been erased, and the rest of it refused: who joins it again must not come back by that.
+    """
+    mark = mark_of(view.owner, conversation_id)
+    if view.get(Fenced, mark) is None:
+        yield Put(Fenced(now_ms), (mark,))

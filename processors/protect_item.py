@@ -5,7 +5,7 @@ from typing import Any, ClassVar, assert_never
 
 import msgspec
 
-from processors.fence import Fence, refuses
+from processors.fence import Fence, fenced_off, refuses
 from processors.item import (
     PUBLISH,
     Item,
@@ -146,6 +146,7 @@ class ProtectItem:
             return  # an import of what is here already changes nothing, also when a hold keeps it past an erasure
         if refuses(view, at.effective_ms, conversation_id):
             yield Audit("event.refused", at.controller, {"reason": "fenced"}, named=False)
+            yield from fenced_off(view, conversation_id, at.receipt_ms)
             gone = PartyDropped(conversation_id=conversation_id, party=event.party, erased=True)
             yield Emit("case.events", ("conversation", at.controller, conversation_id), gone)
             for other in event.others:
@@ -168,6 +169,7 @@ class ProtectItem:
     def _point(self, view: View, event: ItemPointed, at: Receipt) -> Iterator[Effect]:
         if refuses(view, at.effective_ms, event.conversation_id):
             yield Audit("event.refused", at.controller, {"reason": "fenced"}, named=False)
+            yield from fenced_off(view, event.conversation_id, at.receipt_ms)
             # Who was erased by this identifier does not come back by another one on an old conversation.
             erase = ItemErase(conversation_id=event.conversation_id, request_id="", asker="")
             yield Emit("subject.events", (event.home,), erase)

@@ -14,11 +14,13 @@ engine's overlay. `driver.beside(ProtectItem())` adds a processor of the same ta
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from hashlib import sha256
 from typing import Any, NamedTuple
 
 import msgspec
 
+from engine.topology import default_topology
 from processors.kernel import (
     Alarm,
     Audit,
@@ -37,6 +39,7 @@ from processors.kernel import (
     State,
     Wake,
 )
+from processors.registry import processors
 from schemas.base import Record
 from schemas.events import BY_TYPE
 from schemas.routed import ROUTED, Envelope
@@ -66,6 +69,13 @@ class Audited(NamedTuple):
     controller: str
     facts: dict[str, str]
     named: bool
+
+
+@cache
+def _kept_beside(name: str) -> frozenset[str]:
+    """The kinds of state that the processors of `name`'s task keep: they write into one dossier."""
+    every, tasks = processors(), default_topology().tasks.values()
+    return frozenset(cls.KIND for t in tasks if name in t.processors for p in t.processors for cls in every[p].STATE)
 
 
 def _hash(*parts: str) -> str:
@@ -251,7 +261,7 @@ class Driver:
     def _apply(self, owner: str, effect: Effect, done: list[Effect]) -> None:
         match effect:
             case Put(record, parts, scope):
-                kept = {cls.KIND for d in self.task for cls in d.processor.STATE}
+                kept = {cls.KIND for d in self.task for cls in d.processor.STATE} | _kept_beside(self.processor.name)
                 assert record.KIND in kept, f"{record.KIND} is not in STATE of {self.processor.name} or its task"
                 self._put(owner, record, parts, scope)
             case Delete(kind, parts):
