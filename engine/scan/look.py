@@ -119,13 +119,15 @@ def _hits(needles: Needles, part: _Part) -> Iterator[tuple[How, list[Hit]]]:
 class _Raw:
     """Refs in raw bytes of a file whose values were read as well: only those that no value explains say something new.
 
-    A ref in a key of state says itself which kind of state it stands in.
+    A ref in a key of state says itself which kind of state it stands in; but compression may cut that short. So a value that may
+    stay explains raw bytes that do not tell their kind, unless other bytes tell that they are that value's.
     """
 
     def __init__(self, refs: set[int]) -> None:
         self._refs = refs
         self._explained: Counter[tuple[str, int, How]] = Counter()
-        self._met: Counter[tuple[str, At]] = Counter()
+        self._kept: Counter[tuple[str, int, How]] = Counter()  # values that may stay, less the raw bytes that are theirs
+        self._met: Counter[tuple[str, bool, At]] = Counter()
 
     def count(self, chunk: Chunk, kind: str, at: At, found: Counter[At]) -> None:
         """Take a hit: into `found`, or aside until `settle`. `kind`: of state, where a ref stands in a key of it."""
@@ -133,16 +135,20 @@ class _Raw:
             found[at] += 1
         elif kind in KEPT_KINDS:
             found[at if chunk.whole else at._replace(place=at.place._replace(kind="state", name=kind))] += 1
+            self._kept[chunk.file, at.needle, at.how] += 1 if chunk.whole else -1
         elif chunk.whole:
             found[at] += 1
             self._explained[chunk.file, at.needle, at.how] += 1
         else:
-            self._met[chunk.file, at] += 1
+            self._met[chunk.file, bool(kind), at] += 1
 
     def settle(self, found: Counter[At]) -> None:
         """Put into `found` what no value explains."""
-        for (file, at), count in self._met.items():
-            explained = self._explained[file, at.needle, at.how]
-            if count > explained:
-                found[at] += count - explained
-            self._explained[file, at.needle, at.how] = max(0, explained - count)
+        for (file, told, at), count in sorted(self._met.items(), key=lambda met: not met[0][1]):  # first what tells its kind
+            left = count
+            for values in (self._explained,) if told else (self._explained, self._kept):
+                explained = min(left, max(0, values[file, at.needle, at.how]))
+                values[file, at.needle, at.how] -= explained
+                left -= explained
+            if left:
+                found[at] += left

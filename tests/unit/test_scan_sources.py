@@ -26,6 +26,7 @@ from engine.scan.chunks import OVERLAP_BYTES, WINDOW_BYTES, Chunk, Found, Place,
 from engine.scan.files import Walk
 from engine.scan.look import Looked, look
 from engine.scan.needles import Needle, Needles
+from engine.scan.report import standing_of
 from engine.scan.tokens import Opener
 from engine.secrets import Secrets
 from tests.harness import START_MS
@@ -297,3 +298,25 @@ def test_a_window_counts_what_begins_in_it_once() -> None:
     looked = look(Needles(NEEDLES), Opener([]), source)
     assert sum(looked.found.values()) == 1
     assert looked.octets["test"] == 4 * WINDOW_BYTES - 3 + len(SPOKEN)
+
+
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        (b"\0fe.\xec\x03", set()),  # compression has cut the kind short
+        (b"\0fence\0", set()),
+        (b"\0item\0c1\0", {"file"}),
+        (b"\0fence\0" + b"REF" + b"\xff\xff", {"file"}),  # the fence's own bytes tell their kind, so these are somebody else's
+    ],
+)
+def test_a_fence_explains_its_own_raw_bytes_and_no_others(raw: bytes, told: set[str]) -> None:
+    ref = b"sub_abcdefghijklmnopqrstuvwx2y"
+    place = Place("data", "file", "000030.sst")
+
+    def source() -> Iterable[Found]:
+        yield Chunk(Place("data", "state", "fence"), b"s" + ref + b"\0fence\0", file="a")
+        yield from windows(place, [b"s" + ref + raw.replace(b"REF", ref) + bytes(50)], "a")
+
+    needle = Needle(1, "ref", ref.decode())
+    found = look(Needles([needle]), Opener([]), source).found
+    assert {at.place.kind for at in found if standing_of(needle, at.place) == "outside"} == told
