@@ -11,7 +11,7 @@ from engine.partition import Partition
 from processors.kernel import EFFECTS_PER_STEP_MAX
 from tests.harness import Deployment, call, party
 
-IDENTIFIERS = tuple(f"customer-{n}" for n in range(5))
+PEOPLE = tuple(tuple(f"customer-{n}-{k}" for k in range(5)) for n in range(4))  # each with five linked identifiers
 CONVERSATIONS, LINES = 200, 10
 
 
@@ -50,13 +50,14 @@ class Watched:
 @pytest.fixture
 def world(tmp_path: Path) -> Any:
     made = Deployment(tmp_path)
+    everybody = [who for person in PEOPLE for who in person]
     for n in range(CONVERSATIONS):
-        name, who = f"c{n}", IDENTIFIERS[n % len(IDENTIFIERS)]
+        name, who = f"c{n}", everybody[n % len(everybody)]
         ann = party("a", "customer", ("crm", who), name="Ann Example")
         made.publish("call.started", call(name, ann, party("g", "agent", ("employee", "gus"))), settle=False)
         segments = [{"party_id": "a", "text": f"line {k}"} for k in range(LINES)]
         made.publish("call.transcribed", {"conversation_id": name, "segments": segments}, settle=False)
-    for a, b in pairwise(IDENTIFIERS):
+    for a, b in (ends for person in PEOPLE for ends in pairwise(person)):
         ends = {end: {"kind": "crm", "value": value} for end, value in (("a", a), ("b", b))}
         made.publish("identity.linked", {**ends, "source": "crm"}, settle=False)
     made.settle(60_000)
@@ -64,15 +65,16 @@ def world(tmp_path: Path) -> Any:
     made.close()
 
 
-def test_an_erasure_is_done_in_small_steps_and_small_turns(world: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_erasures_at_once_are_done_in_small_steps_and_small_turns(world: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(world.latest("conversations.protected")) == 2 * CONVERSATIONS
     watched = Watched(world, monkeypatch)
-    asked = {"request_id": "r", "right": "erasure", "regime": "gdpr", "received_via": "web",
-             "identifiers": [{"kind": "crm", "value": IDENTIFIERS[0]}]}  # fmt: skip
-    world.publish("request.opened", asked, settle=False)
-    world.publish("request.identity_verified", {"request_id": "r"})
+    for n, person in enumerate(PEOPLE):
+        named = [{"kind": "crm", "value": person[0]}]
+        asked = {"request_id": f"r{n}", "right": "erasure", "regime": "gdpr", "received_via": "web", "identifiers": named}
+        world.publish("request.opened", asked, settle=False)
+        world.publish("request.identity_verified", {"request_id": f"r{n}"}, settle=False)
     world.settle(60_000)
-    assert world.latest("requests.state")["r"].state == "fulfilled"
+    assert {request.state for request in world.latest("requests.state").values()} == {"fulfilled"}
     assert len(world.latest("conversations.protected")) == CONVERSATIONS, "the agent's participation stays"
     assert len(watched.steps) > CONVERSATIONS, "it was watched"
     assert max(watched.steps) <= EFFECTS_PER_STEP_MAX
