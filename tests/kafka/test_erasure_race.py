@@ -37,6 +37,7 @@ class Hung:
     def end(self) -> None:
         """Give up: the partitions can be read on."""
         self._producer.abort_transaction(30)
+        del self._producer  # it would go on asking for its broker when that is gone
 
 
 def begun(name: str, at: int) -> list[Told]:

@@ -118,6 +118,7 @@ class Whole(Story):
             assert self._gateway.stdout is not None
             self._gateway.stdout.close()
         self.http.close()
+        del self._admin  # it would go on asking for its broker when that is gone
         super().close()
 
     # In -----------------------------------------------------------------------------------------------------------------------
