@@ -61,7 +61,8 @@ def _served(folder: Path, word: str, settings: dict[str, str]) -> Iterator[httpx
 def _process(folder: Path, word: str, settings: dict[str, str], *flags: str) -> Iterator[str]:
     """Start a command that says `ready URL`; yields the URL."""
     command = _command(word, "--data", str(folder / word), "--port", "0", *flags)
-    process = subprocess.Popen(command, env=_environment(settings), stdout=subprocess.PIPE, text=True)
+    with (folder / f"{word}.log").open("wb") as log:
+        process = subprocess.Popen(command, env=_environment(settings), stdout=subprocess.PIPE, stderr=log, text=True)
     try:
         assert process.stdout is not None
         yield next(line.split()[1] for line in process.stdout if line.startswith("ready "))

@@ -7,8 +7,8 @@ A turn, by its numbered steps (a crash or an error between any two of them leave
 3. Fold each record through its task's processors; effects go to the partition's overlay and outputs.
 4. Commit outputs, state, audit frontiers and positions: one `Commit`, atomic and durable.
 5. Only now what was written becomes what is known (caches), and counters move.
-6. Alarms that are due ring in a turn of their own, by the same steps 3 to 5. What it writes is bounded: records that come
-   meanwhile wait for it, and a hundred erasures at once must not keep others' consents waiting.
+6. Alarms that are due ring in a turn of their own, by the same steps 3 to 5. Records that come meanwhile wait for it, and a
+   hundred erasures at once must not keep others' consents waiting: so a turn of alarms is small, and comes when no record waits.
 
 `CommitLost` takes one path: forget every overlay, rewind, begin again from the committed positions. `RegistryAway` does as well,
 and the task whose input cannot be read is not polled for a moment, so that the others and their alarms go on.
@@ -33,9 +33,11 @@ from processors.kernel import Processor
 log = logging.getLogger("consentinel.engine")
 
 RECORDS_PER_TASK_MAX = 1_000  # records of one task in one turn: bounds a commit, and what a crash folds again
-# Keys and records that the alarms of one turn may write, for each thousand records that a turn may take: what they take of the
-# time is about what a commit takes. An alarm is never broken off, so its own last step (200 effects) may come on top.
-ALARM_WORK_PER_TURN_MAX = 400
+# Keys and records that the alarms of one turn may write for each thousand records that a turn may take, besides as many as records
+# made us write since: under load alarms have half of the time, else a turn of theirs takes some milliseconds. An alarm is never
+# broken off, so its own last step (200 effects) may come on top.
+ALARM_WORK_MIN = 100
+ALARMS_WAIT_TURNS_MAX = 4  # an event passes intake, case and subject in three turns, with no alarms in between; but they come
 WORK_PER_ALARM_MIN = 2  # it and its place in the order of time are written
 SETTINGS_PER_READ_MAX = 1_000
 PIPELINE_TURNS = 4  # an event passes intake, case, subject; after this many drained turns all that was there is folded
@@ -81,8 +83,10 @@ class TaskLoop:
         self.seen_ms = 0  # the latest time any turn began at: no beat of a turn under way can be later
         self.turns = 0
         self.crowded = False  # alarms that are due were left to the next turn
-        self._alarm_work_max = max(1, ALARM_WORK_PER_TURN_MAX * records_max // RECORDS_PER_TASK_MAX)
+        self._alarm_work_min = max(1, ALARM_WORK_MIN * records_max // RECORDS_PER_TASK_MAX)
         self._alarm_turns = 0
+        self._record_work = 0  # keys and records that records have made us write since the last turn of alarms
+        self._alarms_waited = 0  # for how many turns
         self._partitions: dict[tuple[str, int], Partition] = {}
         self._controllers_read = 0
         self._paused_ms: dict[str, int] = {}  # until when a task is not polled
@@ -95,8 +99,13 @@ class TaskLoop:
         """One turn; returns how many records and alarms it handled. 0: there was nothing to do. A paused task counts as one."""
         try:
             self.shared.rang.clear()
-            done = self._records() + self._alarms() + self._keep_up()
-            self.obeyed = self._obedience.is_done(self.shared.rang, self.clock())
+            done = self._records()
+            self._alarms_waited += 1
+            looked = not done or self._alarms_waited >= ALARMS_WAIT_TURNS_MAX
+            if looked:
+                done += self._alarms()
+            done += self._keep_up()
+            self.obeyed = self._obedience.is_done(self.shared.rang, self.clock(), blind=self.crowded or not looked)
             return done or len(self._paused_ms)
         except CommitLost as lost:
             log.warning("turn lost (%s): reading again from the committed positions", type(lost).__name__)
@@ -161,6 +170,7 @@ class TaskLoop:
                 self._pause(batch.task, now_ms, fault)
                 raise
             positions[batch.task, batch.topic, batch.partition] = batch.records[-1].offset + 1
+        self._record_work += sum(p.work for p in touched.values())
         self._commit(touched, positions, now_ms)  # steps 4 and 5
         count = sum(len(b.records) for b in batches)
         if count:
@@ -214,7 +224,8 @@ class TaskLoop:
     def _alarms(self) -> int:
         now_ms = self.clock()
         touched: dict[tuple[str, int], Partition] = {}
-        count, room = 0, self._alarm_work_max
+        count, room = 0, self._alarm_work_min + self._record_work
+        self._record_work = self._alarms_waited = 0
         owned = [p for p in self._owned() if p.effects.alarms_due_ms is not None and p.effects.alarms_due_ms <= now_ms]
         if owned:  # each in its turn comes first: what one partition has to do keeps no other one waiting for long
             self._alarm_turns += 1

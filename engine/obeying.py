@@ -33,9 +33,10 @@ class Obedience:
             place = (self._readers[order.topic], order.topic, partition_of(order.key, self._partitions[order.topic]))
             self._given[place] = -1
 
-    def is_done(self, rang: Set[str], now_ms: int) -> bool:
-        """Look, after a turn; `rang` are the processors whose alarms rang in it."""
-        if any([not self._is_folded(place) for place in list(self._given)]) or (self._settling and rang & self._obeyers):
+    def is_done(self, rang: Set[str], now_ms: int, *, blind: bool) -> bool:
+        """Look, after a turn; `rang` are the processors whose alarms rang in it. `blind`: not all that were due could ring."""
+        stirs = self._settling and (blind or bool(rang & self._obeyers))
+        if any([not self._is_folded(place) for place in list(self._given)]) or stirs:
             self._settling, self._since_ms = True, now_ms
         self._settling = self._settling and now_ms - self._since_ms < self._quiet_ms
         return not self._settling

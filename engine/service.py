@@ -42,6 +42,8 @@ log = logging.getLogger("consentinel.service")
 SWITCH_SECS = 0.0005
 GC_OBJECTS = 50_000  # new objects between two looks: several turns
 IDLE_SECS = 0.25  # the loop looks at the clock at least this often
+# Between two turns of alarms while more are due: large work leaves half of the interpreter to the doors. What comes ends it.
+CROWDED_REST_SECS = 0.005
 MAINTENANCE_SECS = 60.0
 # How long freed bytes may rest in the files. Overwriting them holds the writer for up to 0.75 s a GB: not each minute.
 WIPE_SECS = 900.0
@@ -161,6 +163,8 @@ class Service(Reads):
                 due = self.loop.next_alarm_ms()
                 left = IDLE_SECS if due is None else min(IDLE_SECS, max(0.0, (due - self.clock()) / 1000))
                 self.runtime.wait(left)
+            elif self.loop.crowded:
+                self.runtime.wait(CROWDED_REST_SECS)
 
     def turn(self) -> int:
         """One turn of the loop."""
