@@ -91,7 +91,7 @@ class Explorer:
         world.back_to(kept)
         deep = sum(name != TURN for name in path) >= self.scope.depth
         may = [a for a in map(EVERY.__getitem__, self.scope.actions) if world.ghost.done.count(a.name) < a.times and a.may(world)]
-        turn = [TURN] if self.scope.racing and world.unread() else []
+        turn = [TURN] if self.scope.racing and world.stirs() else []
         return turn if deep else [*(a.name for a in may), *turn]
 
     def _step(self, action: Action, path: Sequence[str]) -> None:

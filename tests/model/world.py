@@ -205,9 +205,10 @@ class World(Deployment):
         """When the next alarm is due."""
         return min((int(row.parts[0]) for row in self.look().rows if row.family == "t"), default=None)
 
-    def unread(self) -> int:
-        """How many records some task has yet to fold."""
-        return sum(self.loop.lag().values())
+    def stirs(self) -> bool:
+        """Whether some task has a record to fold, or an alarm that is due."""
+        due_ms = self.next_alarm_ms()
+        return any(self.loop.lag().values()) or (due_ms is not None and due_ms <= self.now_ms)
 
     # Sameness -------------------------------------------------------------------------------------------------------------
 
