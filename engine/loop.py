@@ -33,9 +33,9 @@ from processors.kernel import Processor
 log = logging.getLogger("consentinel.engine")
 
 RECORDS_PER_TASK_MAX = 1_000  # records of one task in one turn: bounds a commit, and what a crash folds again
-# Keys and records that the alarms of one turn may write for each thousand records that a turn may take, besides as many as records
-# made us write since: under load alarms have half of the time, else a turn takes milliseconds. An alarm is never broken off, so its
-# own last step (200 effects) may come on top.
+# What the alarms of one turn may write, in keys and records for each thousand records that a turn may take, besides as many as
+# records made us write since: under load alarms have half of the time, else a turn takes milliseconds. An alarm is never broken
+# off, so its own last step (200 effects) may come on top.
 ALARM_WORK_MIN = 100
 ALARMS_WAIT_TURNS_MAX = 4  # an event passes intake, case and subject in three turns, with no alarms in between; but they come
 WORK_PER_ALARM_MIN = 2  # it and its place in the order of time are written
