@@ -85,7 +85,11 @@ PROBLEMS: dict[str, ProblemType] = {
         busy=("Busy", "Too much is being taken in right now; try again."),
     ),
     **_types(500, internal=("Internal error", "A bug. Nothing was accepted that was not answered 202.")),
-    **_types(503, unavailable=("Unavailable", "The log cannot take it now. Try again: the same event twice changes nothing.")),
+    **_types(
+        503,
+        unavailable=("Unavailable", "The log cannot take it now. Try again: the same event twice changes nothing."),
+        stale=("State too old", "Nothing is opened from state older than a minute: it may have been erased since. Try again."),
+    ),
 }  # fmt: skip
 
 

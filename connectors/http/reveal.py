@@ -8,7 +8,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from connectors.http.bodies import BODY_BYTES_MAX, answer, parse
-from connectors.http.door import Door
+from connectors.http.door import RETRY_SECS, Door
+from connectors.http.problems import Problem
 from connectors.http.tokens import Token
 from engine.sealing import Erased, SealingFault
 from schemas.base import Name
@@ -18,6 +19,9 @@ from schemas.topics import ProtectedConversation
 CALL = "POST /v1/open"
 ITEMS_MAX = 1_000  # half a second of work
 MASK = "***"
+# Of the state that says what was erased. A failover or a new start takes seconds; a cluster from a backup has beats of its backup
+# until its workers have obeyed the erasure ledger.
+OPEN_AGE_SECS_MAX = 60
 UNREADABLE = "unreadable"
 # Every field that rests sealed in `conversations.protected`, by its public name, with its category.
 CATEGORIES = {path: label.category for path, label in labels_of(ProtectedConversation).items() if label.sealed}
@@ -48,10 +52,12 @@ class OpenedField(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
 
 
 class Opener:
-    """Opens the fields of one answer."""
+    """Opens the fields of one answer. Raises `Problem` (503) where what was erased may not be known."""
 
     def __init__(self, door: Door) -> None:
         self._service = door.service
+        if abs(self._service.clock() - self._service.beat_ms()) > OPEN_AGE_SECS_MAX * 1000:
+            raise Problem("stale", retry_after_secs=RETRY_SECS)
 
     def open(self, controller: str, ref: str, conversation_id: str, field: str, token: bytes) -> str | Erased | None:
         """The text, the erased marker, or None when it is no such field of this controller's."""

@@ -161,3 +161,16 @@ def test_an_unknown_request_or_action_is_not_found(house: Any) -> None:
     assert house.root.post("/v1/requests/none/explode", json={}).status_code == 404
     assert house.root.get("/v1/requests/none").status_code == 404
     assert house.root.get("/v1/subjects/sub_none").status_code == 404
+
+
+def test_nothing_is_opened_from_state_that_may_not_know_of_an_erasure(still: Any) -> None:
+    item = {"controller": "acme", "subject_ref": "sub_x", "conversation_id": "talk", "field": "name", "sealed": "AAAA"}
+
+    def opened() -> Any:
+        return still.root.post("/v1/open", json={"items": [item]})
+
+    assert opened().json() == [{"erased": "[anonymized]"}]
+    still.now_ms += 61_000  # as in a cluster from a backup, until its workers have obeyed the ledger
+    assert (opened().status_code, opened().json()["type"].rpartition(":")[2]) == (503, "stale")
+    still.settle()
+    assert opened().status_code == 200
