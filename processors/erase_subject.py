@@ -1,11 +1,12 @@
 """Forgets an identifier: the fence first, then keys, state and tombstones in bounded steps, then the answer to the request."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from hashlib import sha256
 from typing import Any, ClassVar, assert_never
 
 import msgspec
 
+from processors.erase_consents import forget_consents
 from processors.fence import Fence, Fenced, mark_of
 from processors.grounds import ITEMS_TOLD_MAX, OTHER, facts_of
 from processors.item import (
@@ -33,19 +34,17 @@ from processors.kernel import (
     Put,
     Receipt,
     Remove,
-    Shred,
     State,
     View,
     Wake,
 )  # fmt: skip
 from processors.link_identity import Probed, unlink_all
 from processors.notices import notice_of, order_id_of
-from processors.permissions import ALWAYS_MS, CONSENT_EXPIRY, EVIDENCE_SCOPE, PART, ConsentEvidence, Permissions
+from processors.permissions import ALWAYS_MS, Permissions
 from processors.terms import notice_by
 from schemas.base import Record
 from schemas.routed import EraseOrder, EraseReport, HeldItem, Hold, ItemErase, ItemErased, MediaErase
 
-CELLS_PER_STEP = 100  # rows of consent.state turned into tombstones in one step
 ITEMS_PER_STEP = 6  # an item's destruction is some 12 effects and the first lines of its sweep
 POINTERS_PER_STEP = 50
 REQUESTS_MAX = 64  # that a fence remembers
@@ -175,7 +174,7 @@ class EraseSubject(Incurious):
         held: list[str] = []
         media: list[str] = []
         asked_by = Asked(request_id, _in_round(erasure, by_ms).acknowledge_by_ms)
-        more = yield from _forget_consents(view, erasure, request_id)
+        more = yield from forget_consents(view, erasure.controller, erasure.fence_ms, request_id)
         for (conversation_id,), item in list(view.scan(Item)):
             if item.effective_ms > erasure.fence_ms:
                 continue  # a new incarnation: not what was asked for
@@ -314,34 +313,3 @@ def _erase_and_answer(view: View, conversation_id: str, item: Item | None, order
             conversation_id=conversation_id, request_id=order.request_id, held=False,
             home=view.owner if item is not None else "", media=media))  # fmt: skip
     yield from forget_nonce(view)
-
-
-def _forget_consents(view: View, erasure: Erasure, request_id: str) -> Generator[Effect, None, bool]:
-    """Tombstones for every consent up to the fence, and no proof left; suppressions stay. Returns whether more is to do."""
-    known = view.get(Permissions)
-    if known is None:
-        return False
-    old = [key for key, cell in known.cells.items() if cell.effective_ms <= erasure.fence_ms]
-    proofs = [parts for parts, proof in view.scan(ConsentEvidence) if proof.effective_ms <= erasure.fence_ms]
-    if not old and not proofs and not known.seen:
-        return False
-    yield Audit("consents.erased", erasure.controller, {"rows": str(len(old[:CELLS_PER_STEP])), "request": request_id})
-    if not any(cell.effective_ms > erasure.fence_ms for cell in known.cells.values()):
-        yield Wake(CONSENT_EXPIRY, None, of="keep_consent")
-    for key in old[:CELLS_PER_STEP]:
-        yield Emit("consent.state", (view.owner, *key.split(PART)), None)
-    for parts in proofs[:CELLS_PER_STEP]:
-        yield Delete(ConsentEvidence, parts)
-    more = max(len(old), len(proofs)) > CELLS_PER_STEP
-    gone = set(old[:CELLS_PER_STEP])
-    cells = {key: cell for key, cell in known.cells.items() if key not in gone}
-    kept = {name: entry for name, entry in known.suppressions.items() if entry.on or entry.effective_ms > erasure.fence_ms}
-    if not cells and not more:
-        yield Shred(EVIDENCE_SCOPE, {"request": request_id})
-    if cells or kept or more:
-        # What was seen is forgotten too: the fence refuses its replay.
-        evidence = max(0, known.evidence - len(proofs[:CELLS_PER_STEP]))
-        yield Put(msgspec.structs.replace(known, cells=cells, suppressions=kept, seen={}, evidence=evidence))
-    else:
-        yield Delete(Permissions)
-    return more

@@ -5,8 +5,7 @@ from typing import Any, ClassVar, assert_never
 
 import msgspec
 
-from processors.grounds import held_item, told_of, with_terms
-from processors.hold_media import ask_next, kept_back
+from processors.grounds import told_of
 from processors.kernel import (
     Alarm,
     Asked,
@@ -24,6 +23,7 @@ from processors.kernel import (
 )  # fmt: skip
 from processors.order_media import late_order
 from processors.parking import Parked, park, send_on, unpark
+from processors.roster import MediaMark, Roster, RosterParty, check, drop, hold, silence, tell
 from processors.terms import SEEN_MS
 from schemas.base import Record
 from schemas.events import (
@@ -40,20 +40,17 @@ from schemas.events import (
 from schemas.identifiers import home_of
 from schemas.routed import (
     Hold,
-    HoldTerms,
     ItemEnded,
     ItemLines,
     ItemOpened,
     ItemPointed,
     ItemRecording,
-    ItemRedacted,
     ItemUntagged,
     Line,
     MediaCheck,
     MediaMarked,
     PartyDropped,
     PartySilenced,
-    PointerDropped,
     Routed,
 )  # fmt: skip
 
@@ -65,47 +62,6 @@ FORGOTTEN_PER_STEP = 180  # under kernel.EFFECTS_PER_STEP_MAX
 CALL_EVENTS = (
     CallStarted, CallPartyJoined, CallPartyLeft, CallRecording, CallTranscribed, CallAnnotated, CallTagged, CallEnded,
 )  # fmt: skip
-
-
-class RosterParty(State):
-    """Who a party is: refs, home first; none for a bot, or once the party was dropped. `erased`: it never comes back here."""
-
-    refs: list[str]
-    role: str
-    employee: bool
-    mark: str  # keyed hash of the publisher's party id, which is often a number or an address
-    erased: bool = False
-    silenced: bool = False  # what it said was erased
-    gone: bool = False  # dropped by an erasure or by retention; without it, a party without refs never had any
-
-
-class Roster(State):
-    """A conversation's parties by index, and what a party that joins later must be told."""
-
-    KIND: ClassVar[str] = "roster"
-    controller: str
-    started_ms: int | None = None
-    channel: str = ""
-    direction: str = ""
-    campaign: str | None = None
-    queue: str | None = None
-    brand: str | None = None
-    purposes: list[str] = []
-    basis: str | None = None
-    parties: list[RosterParty] = []
-    holds: list[str] = []
-    forget_armed: bool = False
-    ended_ms: int | None = None
-    disposition: str | None = None
-    terms: dict[str, tuple[str, int | None]] = {}  # of `holds`: ground, until
-    checks: list[str] = []  # orders for recordings that these holds keep back
-
-
-class MediaMark(State):
-    """What became of a recording: it survives an import of the conversation. Its part is the recording's id."""
-
-    KIND: ClassVar[str] = "mark"
-    state: str
 
 
 class Seen(State):
@@ -130,20 +86,20 @@ class KeepRoster:
         """Yield messages to the dossiers of the conversation's parties."""
         roster = view.get(Roster) or Roster(at.controller)
         if isinstance(event, PartyDropped):
-            yield from self._drop(roster, event)
+            yield from drop(roster, event)
             return
         if isinstance(event, PartySilenced):
-            yield from self._silence(roster, event)
+            yield from silence(roster, event)
             return
         if isinstance(event, Hold):
-            yield from self._hold(roster, event)
+            yield from hold(roster, event)
             return
         if isinstance(event, MediaCheck):
-            yield from self._check(roster, event)
+            yield from check(roster, event)
             return
         if isinstance(event, MediaMarked):
             yield Put(MediaMark(event.state), (event.recording_id,))
-            yield from self._to(roster, event)
+            yield from tell(roster, event)
             return
         if view.get(Seen, at.event_id) is not None:
             return
@@ -258,7 +214,7 @@ class KeepRoster:
                 ended_ms, told = max(at.effective_ms, roster.ended_ms or 0), event.disposition or roster.disposition
                 yield Put(msgspec.structs.replace(roster, ended_ms=ended_ms, disposition=told))
                 ended = ItemEnded(conversation_id=conversation_id, ended_ms=at.effective_ms, disposition=event.disposition)
-                yield from self._to(roster, ended, employees=True)
+                yield from tell(roster, ended, employees=True)
             case CallRecording():
                 mark = view.get(MediaMark, event.recording_id)
                 gone = mark is not None and mark.state == "deleted"  # its address would lead nowhere
@@ -268,7 +224,7 @@ class KeepRoster:
                     state=at.envelope.type.removeprefix("call.recording_"),  # type: ignore[arg-type]
                 ))  # fmt: skip
                 if mark is not None:
-                    yield from self._to(roster, MediaMarked(
+                    yield from tell(roster, MediaMarked(
                         conversation_id=conversation_id, recording_id=event.recording_id, state=mark.state))  # type: ignore[arg-type]  # fmt: skip
                 elif event.uri is not None and any(p.erased and not p.employee for p in roster.parties):
                     yield late_order(at, conversation_id, event.recording_id, event.uri)
@@ -279,7 +235,7 @@ class KeepRoster:
             case CallAnnotated():
                 yield from self._lines(roster, at, [self._line(roster, at, event.author, "note", event.note)])
             case CallTagged() if at.envelope.type == "call.untagged":
-                yield from self._to(roster, ItemUntagged(conversation_id=conversation_id, tag=event.tag))
+                yield from tell(roster, ItemUntagged(conversation_id=conversation_id, tag=event.tag))
             case CallTagged():
                 text = " ".join(t for t in (event.value, event.comment) if t)
                 yield from self._lines(roster, at, [self._line(roster, at, None, "tag", text, tag=event.tag)])
@@ -305,76 +261,11 @@ class KeepRoster:
     def _content(self, roster: Roster, at: Receipt, message: Routed) -> Iterator[Effect]:
         """To each customer and third party; content that nobody may hold is not kept, and that is on record."""
         if any(p.refs and not p.employee for p in roster.parties):
-            yield from self._to(roster, message)
+            yield from tell(roster, message)
         elif any(p.gone and not p.employee for p in roster.parties):
             yield Audit("event.refused", at.controller, {"reason": "party-gone"}, named=False)
         else:
             yield Refuse("no-holder", "conversation_id", like=at.envelope)
-
-    def _to(self, roster: Roster, message: Routed, *, employees: bool = False) -> Iterator[Effect]:
-        for party in roster.parties:
-            if party.refs and (employees or not party.employee):
-                yield Emit("subject.events", (party.refs[0],), message)
-
-    def _drop(self, roster: Roster, event: PartyDropped) -> Iterator[Effect]:
-        if event.party >= len(roster.parties):
-            return
-        old = roster.parties[event.party]
-        if not old.refs and (old.erased or not event.erased):
-            return
-        # Whoever shares the home (a family, an office) had the same dossier: it is gone for all of them.
-        home = old.refs[:1]
-        dropped = [n for n, p in enumerate(roster.parties) if n == event.party or (home and p.refs[:1] == home)]
-        parties = [*roster.parties]
-        for n in dropped:
-            erased = parties[n].erased or event.erased
-            parties[n] = msgspec.structs.replace(parties[n], refs=[], erased=erased, gone=True)
-        further = {ref: None for n in dropped if n != event.party for ref in roster.parties[n].refs[1:]}
-        roster = msgspec.structs.replace(roster, parties=parties)
-        gone = not roster.forget_armed and not roster.holds and not any(p.refs for p in parties)
-        yield Delete(Roster) if gone else Put(roster)
-        for ref in further:
-            yield Emit("subject.events", (ref,), PointerDropped(conversation_id=event.conversation_id))
-        for n in dropped:
-            if event.erased and not parties[n].employee:
-                yield from self._to(roster, ItemRedacted(conversation_id=event.conversation_id, party=n))
-
-    def _silence(self, roster: Roster, event: PartySilenced) -> Iterator[Effect]:
-        if event.party >= len(roster.parties):
-            return
-        party = roster.parties[event.party]
-        # Whoever shares the home has the same dossier, which lost it already.
-        parties = [
-            msgspec.structs.replace(p, silenced=True) if n == event.party or p.refs[:1] == party.refs[:1] != [] else p
-            for n, p in enumerate(roster.parties)
-        ]
-        yield Put(msgspec.structs.replace(roster, parties=parties))
-        others = msgspec.structs.replace(roster, parties=[p for p in parties if p.refs[:1] != party.refs[:1]])
-        redacted = ItemRedacted(conversation_id=event.conversation_id, party=event.party, alone=party.employee)
-        yield from self._to(others, redacted)
-
-    def _hold(self, roster: Roster, event: Hold) -> Iterator[Effect]:
-        holds = {*roster.holds, event.hold_id} if event.placed else {*roster.holds} - {event.hold_id}
-        terms = {hold_id: told for hold_id, told in roster.terms.items() if hold_id in holds}
-        if event.placed:
-            terms = with_terms(terms, [HoldTerms(hold_id=event.hold_id, ground=event.ground, until_ms=event.until_ms)])
-        checks = roster.checks
-        roster = msgspec.structs.replace(roster, holds=sorted(holds), terms=terms, checks=checks if holds else [])
-        yield Put(roster)
-        yield from self._to(roster, event, employees=True)
-        for order_id in checks:  # its homes have been told of the release before they are asked
-            yield from self._check(roster, MediaCheck(conversation_id=event.conversation_id or "", order_id=order_id))
-
-    def _check(self, roster: Roster, event: MediaCheck) -> Iterator[Effect]:
-        """Whether a recording may go: a hold on the conversation keeps it, or one on anybody who was there."""
-        kept = held_item(event.conversation_id, told_of(roster.holds, roster.terms))
-        if kept is None:
-            homes = dict.fromkeys(party.refs[0] for party in roster.parties if party.refs)
-            yield ask_next(msgspec.structs.replace(event, left=tuple(homes)))
-            return
-        yield kept_back(event.order_id, kept)
-        if event.order_id not in roster.checks:
-            yield Put(msgspec.structs.replace(roster, checks=[*roster.checks, event.order_id]))
 
 
 def _conversation(at: Receipt) -> str:

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from engine.deployment import Deployment
 from engine.layout import key_bytes
-from processors.keep_roster import Roster
 from processors.link_identity import Link
+from processors.roster import Roster
 
 CANDIDATES_MAX = 100
 CONVERSATIONS_MAX = 1_000  # looked through in one answer: each is a read of its own

@@ -37,7 +37,7 @@ import msgspec
 import pytest
 import yaml
 
-from processors import item, parking, request_case
+from processors import erase_consents, item, parking, request_case
 from processors.decide_use import Mark, PartyView, Use, decide_use
 from processors.fence import Fence
 from processors.keep_consent import KeepConsent
@@ -54,6 +54,7 @@ MOMENTS = {"valid_until", "expires", "until", "detected_at", "aware_at", "notifi
 ENVELOPE = {"at", "type", "received", "id", "source", "by", "owner", "controller", "refs"}
 OUTCOMES = {"rows", "log", "audit", "refused", "effects", "records", "state", "keys", "alarms", "asks"}
 SHARED = {"owner", "settings", "task", "limits", "links"}
+LIMITED = (item, parking, request_case, erase_consents)  # processors share these limits
 SEPARATOR = "\x1f"  # between an alarm's name and what it is about
 
 
@@ -294,7 +295,7 @@ def test_case(name: str, defaults: dict[str, Any], case: dict[str, Any], monkeyp
     assert set(case) <= {"name", "given", "parties", "bug"} | SHARED | OUTCOMES, "a key that nobody reads"
     assert set(case) & OUTCOMES, "a case that checks nothing"
     for limit, value in case.get("limits", {}).items():
-        places = [m for m in (importlib.import_module(f"processors.{name}"), item, parking, request_case) if hasattr(m, limit)]
+        places = [m for m in (importlib.import_module(f"processors.{name}"), *LIMITED) if hasattr(m, limit)]
         assert places, f"no limit {limit}"
         for place in places:
             monkeypatch.setattr(place, limit, value)

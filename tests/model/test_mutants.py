@@ -9,11 +9,20 @@ from typing import Any
 import msgspec
 import pytest
 
-from processors import enforce_retention, erase_subject, hold_media, item, keep_consent, keep_roster, order_media, protect_item
+from processors import (
+    enforce_retention,
+    erase_subject,
+    hold_media,
+    item,
+    keep_consent,
+    keep_roster,
+    order_media,
+    protect_item,
+    roster,
+)
 from processors.fence import Fence
 from processors.hold_media import HoldMedia
 from processors.keep_consent import KeepConsent
-from processors.keep_roster import KeepRoster
 from processors.kernel import Audit, Delete, Emit, Mint, Put, Shred, View
 from processors.permissions import Permissions
 from processors.run_request import RunRequest
@@ -29,8 +38,8 @@ def without(unwanted: Callable[[Any], bool], real: Callable[..., Iterator[Any]])
 
 
 def keeps_the_others_copy(patch: pytest.MonkeyPatch) -> None:
-    drop = without(lambda e: isinstance(e, Emit) and isinstance(e.value, ItemRedacted), KeepRoster._drop)
-    patch.setattr(KeepRoster, "_drop", drop)
+    drop = without(lambda e: isinstance(e, Emit) and isinstance(e.value, ItemRedacted), roster.drop)
+    patch.setattr(keep_roster, "drop", drop)
 
 
 def shreds_nothing(patch: pytest.MonkeyPatch) -> None:
@@ -73,7 +82,7 @@ def mints_again(patch: pytest.MonkeyPatch) -> None:
         yield Mint(conversation_id, at.controller)
 
     patch.setattr(protect_item, "_nobody", nobody)
-    patch.setattr(KeepRoster, "_drop", lambda self, roster, event: iter(()))
+    patch.setattr(keep_roster, "drop", lambda roster, event: iter(()))
 
 
 def hears_no_release(patch: pytest.MonkeyPatch) -> None:
@@ -95,7 +104,7 @@ def expires_what_is_held(patch: pytest.MonkeyPatch) -> None:
 
 
 def asks_nobody_about_a_voice(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(keep_roster, "ask_next", lambda check: hold_media.ask_next(msgspec.structs.replace(check, left=())))
+    patch.setattr(roster, "ask_next", lambda check: hold_media.ask_next(msgspec.structs.replace(check, left=())))
 
 
 def keeps_a_voice_for_ever(patch: pytest.MonkeyPatch) -> None:
@@ -104,7 +113,7 @@ def keeps_a_voice_for_ever(patch: pytest.MonkeyPatch) -> None:
 
 
 def forgets_suppressions(patch: pytest.MonkeyPatch) -> None:
-    real = erase_subject._forget_consents
+    real = erase_subject.forget_consents
 
     def forget(*given: Any) -> Any:
         effects, more = real(*given), False
@@ -116,7 +125,7 @@ def forgets_suppressions(patch: pytest.MonkeyPatch) -> None:
                 return more
             yield Delete(Permissions) if isinstance(effect, Put) and isinstance(effect.record, Permissions) else effect
 
-    patch.setattr(erase_subject, "_forget_consents", forget)
+    patch.setattr(erase_subject, "forget_consents", forget)
 
 
 def lets_the_last_word_win(patch: pytest.MonkeyPatch) -> None:
@@ -124,7 +133,7 @@ def lets_the_last_word_win(patch: pytest.MonkeyPatch) -> None:
 
 
 def keeps_refs_in_rosters(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(KeepRoster, "_drop", without(lambda e: isinstance(e, Put | Delete), KeepRoster._drop))
+    patch.setattr(keep_roster, "drop", without(lambda e: isinstance(e, Put | Delete), roster.drop))
 
 
 def keeps_links(patch: pytest.MonkeyPatch) -> None:
