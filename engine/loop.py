@@ -140,6 +140,7 @@ class TaskLoop:
 
     def _records(self) -> int:
         moved = self.runtime.tend()  # step 1
+        self.obeyed = self.obeyed and not moved  # what has come may be behind the ledger
         for at in moved:
             self._partitions.pop(at, None)
             self._ledgered.discard(at)

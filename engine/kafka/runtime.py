@@ -220,7 +220,7 @@ class KafkaRuntime:
             self.ends.update(ends)
             self.beats.ends(asked_ms, ends, self._owned)
         now_ms = self._clock()
-        if abs(now_ms - self._beat_ms) < BEAT_MS or not self._owned or not self.may_serve():
+        if abs(now_ms - self._beat_ms) < BEAT_MS or not self._owned or self._moved or not self.may_serve():
             return
         self._beat_ms = now_ms
         for unit, owned in self._owned.items():

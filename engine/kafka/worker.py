@@ -118,6 +118,7 @@ class Worker:
         self.loop.removals = self._removals = Removals(runtime)
         self.shared.bounds = removal_bounds(topology)
         self._scour_at = 0.0
+        self._ready = False
         self.signer = Signer(f"consentinel/{ring.deployment()}", ring.signing_seed())
         self.batch_records, self.batch_secs = Histogram.over(BATCH_BOUNDS), Histogram.over(TURN_BOUNDS)
         self._retention = RawRetention(
@@ -186,7 +187,7 @@ class Worker:
     @property
     def ready(self) -> bool:
         """Whether everything the group gave us is restored, and no order of the erasure ledger was forgotten in it."""
-        return self.failed is None and self.runtime.ready and self.loop.obeyed
+        return self.failed is None and self._ready
 
     def lag(self) -> list[Lag]:
         """What is not folded yet, of the units that this worker owns, as of the last beat."""
@@ -227,6 +228,7 @@ class Worker:
         while not self._stopping.is_set():
             began = monotonic()
             handled = self.loop.turn()
+            self._ready = self.runtime.ready and self.loop.obeyed  # of one turn: what it adopted is in both
             took = monotonic() - began
             if handled:
                 self.batch_records.observe(handled)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import get_ident
 from typing import Any
 
 from engine.kafka import edge, fetcher, store, tail, transactor
@@ -65,10 +66,11 @@ class _Options:
 class _Lines(logging.Handler):
     def __init__(self, tell: Callable[[str], None]) -> None:
         super().__init__(logging.INFO)
-        self._tell = tell
+        self._tell, self._thread = tell, get_ident()
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._tell(record.getMessage())
+        if record.thread == self._thread:  # a process may run something real beside
+            self._tell(record.getMessage())
 
 
 @contextmanager
