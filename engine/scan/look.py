@@ -14,6 +14,7 @@ from engine.scan.tokens import WRAPPED, Opener
 from engine.scan.views import decoded, unescaped
 
 DEPTH_MAX: Final = 6  # a token in base64 in an opened token in a quarantined record in …
+RAW_PER_VALUE: Final = 2  # its key in a block of a table, and in the table's index
 ESCAPES_MAX: Final = 3  # JSON in JSON in JSON
 
 How = tuple[str, ...]
@@ -119,8 +120,9 @@ def _hits(needles: Needles, part: _Part) -> Iterator[tuple[How, list[Hit]]]:
 class _Raw:
     """Refs in raw bytes of a file whose values were read as well: only those that no value explains say something new.
 
-    A ref in a key of state says itself which kind of state it stands in; but compression may cut that short. So a value that may
-    stay explains raw bytes that do not tell their kind, unless other bytes tell that they are that value's.
+    A ref in a key of state says itself which kind of state it stands in; but compression may cut that short in a table's block,
+    and its index names a shortened key where a block ends. So a value that may stay explains raw bytes that do not tell their
+    kind, twice, less what other bytes tell to be that value's.
     """
 
     def __init__(self, refs: set[int]) -> None:
@@ -135,7 +137,7 @@ class _Raw:
             found[at] += 1
         elif kind in KEPT_KINDS:
             found[at if chunk.whole else at._replace(place=at.place._replace(kind="state", name=kind))] += 1
-            self._kept[chunk.file, at.needle, at.how] += 1 if chunk.whole else -1
+            self._kept[chunk.file, at.needle, at.how] += RAW_PER_VALUE if chunk.whole else -1
         elif chunk.whole:
             found[at] += 1
             self._explained[chunk.file, at.needle, at.how] += 1
