@@ -101,12 +101,13 @@ def run(items: int, rounds: int) -> bool:
         for site in sites:
             site.service.stop()
     print(f"{rounds} rounds, {round(HOUR_MS / STEP_MS)} looks an hour; medians, CPU")
-    print(f"{'items stored':28}{items:>12,}{TIMES * items:>12,}{'ratio':>8}")
-    ratio = line("idle hour, the loop, ms", [[loop for loop, _ in found] for found in idle])
+    print(f"{'items stored':32}{items:>12,}{TIMES * items:>12,}{'ratio':>8}")
+    line("the loop of an idle hour, ms", [[loop for loop, _ in found] for found in idle])
+    line("its housekeeping, ms", [[upkeep for _, upkeep in found] for found in idle])
+    ratio = line("an idle hour, ms", [[sum(each) for each in found] for found in idle])
     held = ratio <= BOUND
-    print(f"{'':28}{'':24}{f'≤ {BOUND} ':>8}{'ok' if held else 'MISSED'}")
-    line("idle hour, housekeeping, ms", [[upkeep for _, upkeep in found] for found in idle])
-    line(f"of {DUE} due in one, each, ms", busy)
+    print(f"{'':56}{f'≤ {BOUND:.2f}':>8} {'ok' if held else 'MISSED'}")
+    line(f"each of {DUE} due in one, ms", busy)
     return held
 
 
@@ -114,7 +115,7 @@ def line(name: str, found: list[list[float]]) -> float:
     """Print one measure of both sites; returns the ratio, which is each round's own at the median."""
     ratio = median(large / small for small, large in found)
     small, large = (median(one[n] for one in found) * 1e3 for n in range(2))
-    print(f"{name:28}{small:12.2f}{large:12.2f}{ratio:8.2f}")
+    print(f"{name:32}{small:12.2f}{large:12.2f}{ratio:8.2f}")
     return ratio
 
 
