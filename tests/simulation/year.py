@@ -3,8 +3,8 @@
 Items are imported at the beginning and become due over a year, some of them many at once. Holds are placed and released by event
 or by their own end, on conversations and on persons, nested and overlapping. What happened is read from `erasure.notices`: each
 item is destroyed once, at the latest `LATE_MS_MAX` after its time or its last hold is over, and never before. Time passes as on a
-busy machine: a turn takes `TURN_MS`, and the process wakes up to `NAP_MS_MAX` after the alarm that it waits for. The seed fixes the
-story; keys are new each time, and with them who shares a partition.
+busy machine: a turn takes `TURN_MS`, and the process wakes up to `NAP_MS_MAX` after the alarm that it waits for. The seed fixes
+the story; keys are new each time, and with them who shares a partition.
 """
 
 from __future__ import annotations
