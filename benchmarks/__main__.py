@@ -1,19 +1,20 @@
-"""`./run bench [embedded|kafka|keys|erasure]`: prints a table of CPU per event and its ratio to a floor of the same run.
+"""`./run bench [embedded|kafka|keys|erasure|timers]`: prints a table of CPU per event and its ratio to a floor of the same run.
 
 `kafka` runs against `$KAFKA_BOOTSTRAP`, or on a broker of its own. `keys` is what a rotation of keys costs. `erasure` is how long
-erasures take, and what a hundred at once cost others.
+erasures take, and what a hundred at once cost others. `timers` is what an hour costs in which nothing is due, by what is stored.
 """
 
 import argparse
 import sys
 
 DEFAULT_EVENTS = {"embedded": 20_000, "kafka": 200_000, "restore": 1_000_000, "keys": 100_000}
+STORED = {False: 2_000, True: 100_000}  # items: of the smaller store of `timers`, and of its year
 
 
 def main() -> None:
     """Run the named benchmark."""
     parser = argparse.ArgumentParser(prog="./run bench", description=__doc__)
-    parser.add_argument("what", nargs="?", default="embedded", choices=["embedded", "kafka", "keys", "erasure"])
+    parser.add_argument("what", nargs="?", default="embedded", choices=["embedded", "kafka", "keys", "erasure", "timers"])
     parser.add_argument("--events", type=int, help="events of floor and job, records to restore, or keys")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--consents", type=int, default=60_000, help="kafka: events of the real consent path")
@@ -22,8 +23,20 @@ def main() -> None:
     parser.add_argument("--profile", default="", metavar="FILE", help="kafka: write profiles to FILE.job, .unsealed and .sealed")
     parser.add_argument("--people", type=int, default=100, help="erasure: requests at once")
     parser.add_argument("--on", choices=["embedded", "cluster"], help="erasure: measure on this runtime only")
-    parser.add_argument("--strict", action="store_true", help="kafka, erasure: exit 1 when a bound is missed")
+    parser.add_argument("--items", type=int, help="timers: items stored; ten times as many are compared with it")
+    parser.add_argument("--year", action="store_true", help="timers: a simulated year of --items due times instead, each checked")
+    parser.add_argument("--seed", type=int, default=7, help="timers: the story of the year")
+    parser.add_argument("--strict", action="store_true", help="kafka, erasure, timers: exit 1 when a bound is missed")
     args = parser.parse_args()
+    if args.what == "timers":
+        from benchmarks import timers  # noqa: PLC0415 -- as below
+
+        items = args.items or STORED[args.year]
+        if args.year:
+            timers.year(items, args.seed)
+        elif not timers.run(items, args.rounds) and args.strict:
+            sys.exit(1)
+        return
     if args.what == "erasure":
         from benchmarks import erasure  # noqa: PLC0415 -- as below
 

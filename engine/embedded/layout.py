@@ -74,6 +74,7 @@ class Folder:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.chmod(0o700)
         self.db_path = path / DB_NAME
+        self._wal_path = path / f"{DB_NAME}-wal"
         self._lock_fd = _private_file(path / LOCK_NAME)
         try:
             fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -86,6 +87,13 @@ class Folder:
             os.fsync(folder_fd)
         finally:
             os.close(folder_fd)
+
+    def is_wal_empty(self) -> bool:
+        """Whether nothing was written since the WAL was last truncated. Ask with the writer's lock."""
+        try:
+            return self._wal_path.stat().st_size == 0
+        except FileNotFoundError:
+            return True
 
     def release(self) -> None:
         """Let the next process in. Every connection must be closed before."""

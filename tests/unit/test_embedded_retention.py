@@ -241,6 +241,19 @@ def test_vacuum_waits_for_a_reader_and_says_so_when_it_does_not_go(folder, runti
     assert (folder / "consentinel.db-wal").stat().st_size == 0
 
 
+def test_a_vacuum_looks_at_no_page_again_until_something_is_written(runtime, keeper, monkeypatch):
+    looks = []
+    scrub = retention.scrub
+    monkeypatch.setattr(retention, "scrub", lambda *args: looks.append(1) or scrub(*args))
+    assert [keeper.vacuum() for _ in range(3)] == [True] * 3
+    assert len(looks) == 1
+    runtime.commit(Commit([], {("one", 1): {b"k": b"v"}}, {}, 1))
+    assert [keeper.vacuum() for _ in range(3)] == [True] * 3
+    assert len(looks) == 2
+    assert Retention(runtime).vacuum()
+    assert len(looks) == 3, "another process does not know what the last one did"
+
+
 def test_the_loop_and_the_doors_go_on_during_a_vacuum(runtime, keeper):
     runtime.append([Output("free", b"k%d" % n, b"v" * 2000) for n in range(2000)], 1)
     keeper.delete_before(["free"], 2)
