@@ -28,6 +28,7 @@ from processors.kernel import (
     Wake,
 )
 from processors.permissions import (
+    ADULT_YEARS,
     ANY,
     CELLS_FOR_DENIALS,
     CELLS_MAX,
@@ -133,7 +134,8 @@ def _consent(view: View, known: Permissions, event: ConsentChanged, at: Receipt)
     event_id, proof = at.event_id, event.evidence or NO_EVIDENCE
     fresh = Cell(
         status, at.effective_ms, event_id, at.envelope.id, event.method, _ms(event.valid_until), event.jurisdiction,
-        proof.notice_version,
+        proof.notice_version, age=event.age if event.age is not None and event.age < ADULT_YEARS else None,
+        by_guardian=event.by_guardian or event.guardian is not None,
     )  # fmt: skip
     cells = dict(known.cells)
     won: list[str] = []
@@ -197,7 +199,7 @@ def _mark(cells: dict[str, Cell], before: dict[str, Cell], keys: Iterable[str], 
             continue
         cells[key] = Cell(
             cell.status, cell.effective_ms, cell.event_id, cell.evidence_ref, cell.method, cell.valid_until_ms,
-            cell.jurisdiction, cell.notice_version, status, best.event_id,
+            cell.jurisdiction, cell.notice_version, status, best.event_id, cell.age, cell.by_guardian,
         )  # fmt: skip
     return changed, first_ms
 

@@ -26,12 +26,14 @@ CELLS_FOR_DENIALS = 256  # room that only denials may use (one event has at most
 EVIDENCE_MAX = 256  # sealed proofs kept per dossier: five years of monthly renewals, and many a replay
 SEEN_MAX = 4096  # event ids remembered: a storm of events on one number must not grow its record without end
 SEEN_UNPRUNED = 64  # fewer than this are not worth a pass over them
+ADULT_YEARS = 18  # no row of a law pack asks for a higher age
 ALWAYS_MS = 1 << 53  # later than any receipt: see `remember`
 
 
 class Cell(msgspec.Struct, array_like=True, frozen=True):
     """The winning event of one row. `emitted` and `emitted_by`: the status and the winner that readers were last told.
 
+    `age` is a minor's, in years when the event happened; whoever is of age has none here, since no rule asks for more.
     Fields are only ever appended, with a default.
     """
 
@@ -45,6 +47,8 @@ class Cell(msgspec.Struct, array_like=True, frozen=True):
     notice_version: str | None = None
     emitted: str = ""
     emitted_by: str = ""
+    age: int | None = None
+    by_guardian: bool = False
 
 
 Resolved = Cell  # what holds for a cell is the winning event of one of the rows that cover it

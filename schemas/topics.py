@@ -6,7 +6,7 @@ A field annotated `sealed` holds a sealed token (`engine/sealing.py`), never tex
 from typing import Annotated, ClassVar, Literal
 
 from schemas.base import Record, sealed
-from schemas.events import Target
+from schemas.events import RecordingDuty, Target
 from schemas.routed import HeldItem, Ref
 
 ConsentStatus = Literal["given", "refused", "withdrawn", "renewed", "expired", "unknown"]
@@ -30,6 +30,8 @@ class ControllerState(Record, frozen=True, kw_only=True):
     sealed_fields: dict[str, bool] = {}
     targets: tuple[Target, ...] = ()
     merge_keys: tuple[str, ...] = ()
+    national_dnc_as_of_ms: int | None = None
+    recording_duty: tuple[RecordingDuty, ...] = ()
 
 
 class ConsentState(Record, frozen=True, kw_only=True):
@@ -138,7 +140,10 @@ class WrappedKey(Record, frozen=True, kw_only=True):
 
 
 class Decision(Record, frozen=True, kw_only=True):
-    """`decisions`: a verdict with every reason. Names nobody."""
+    """`decisions`: a verdict with every reason. Names nobody.
+
+    `rules`: ids of the law's rules behind the reasons, or of those that an `allow` has met, as `law_pack` has them.
+    """
 
     SCHEMA: ClassVar[str] = "Decision"
     decision_id: str
@@ -155,6 +160,7 @@ class Decision(Record, frozen=True, kw_only=True):
     conversation_id: str | None = None
     law_pack: str = "builtin-1"
     fresh_as_of_ms: int = 0
+    rules: tuple[str, ...] = ()
 
 
 class TargetStatus(Record, frozen=True, kw_only=True):
