@@ -1,1 +1,1 @@
-"""Law as data: rules, dates and sources. Packs come with part 4; until then `processors/terms.py` has cited constants."""
+"""Law as data: rules, dates and sources. No rule of law stands in code; code reads rows of packs (`law/book.py`)."""

@@ -17,7 +17,7 @@ OURS = set(ROOMS)
 ALLOWED = {
     "schemas": {"schemas"},
     "processors": {"processors", "schemas", "law"},
-    "engine": {"engine", "schemas", "processors.kernel", "processors.registry"},
+    "engine": {"engine", "schemas", "law", "processors.kernel", "processors.registry"},
     "connectors": {"connectors", "engine", "schemas", "processors", "law"},
     "law": {"law"},
 }
@@ -38,7 +38,7 @@ THIRD_PARTY = {
     "connectors/registry": {"httpx", "msgspec"},
     "connectors/media": {"boto3", "botocore", "msgspec"},
     "connectors/vault": {"httpx", "msgspec"},
-    "law": set(),
+    "law": {"msgspec", "yaml", "cryptography", "holidays"},
 }
 AMBIENT_MODULES = {"time", "random", "secrets", "uuid", "os", "socket", "threading", "asyncio", "subprocess", "pathlib", "io"}
 AMBIENT_CALLS = {"now", "utcnow", "today", "urandom", "open", "print", "input"}

@@ -1,0 +1,138 @@
+"""The law in force for a controller: which row of which pack's version holds at a place on a day. Pure, once it is read."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from datetime import date
+from functools import lru_cache
+from pathlib import Path
+
+from law.places import chain
+from law.reading import PackRefused, check_versions, read_pack
+from law.rows import Kind, Pack, Row
+
+SHIPPED = Path(__file__).resolve().parent / "packs"
+
+
+def version_rank(version: str) -> tuple[int, ...]:
+    """The order of versions: `2026.10` is newer than `2026.9`."""
+    return tuple(int(part) for part in version.split("."))
+
+
+class Book:
+    """One version of each of some packs. `names` is what decisions and audit entries carry.
+
+    Raises `PackRefused` where two packs have versions of one rule at one place.
+    """
+
+    def __init__(self, packs: Iterable[Pack], *, proposed: bool = False) -> None:
+        self.packs = tuple(sorted(packs, key=lambda pack: pack.pack))
+        self.proposed = proposed
+        self.names = " ".join(pack.name for pack in self.packs) + (" proposed" if proposed else "")
+        self._versions = {pack.pack: pack.version for pack in self.packs}
+        check_versions(row for pack in self.packs for row in pack.rows)
+        self._rules: dict[str, dict[str, list[Row]]] = {}
+        self._kinds: dict[str, list[str]] = defaultdict(list)
+        self._origin: dict[str, Pack] = {}
+        for pack in self.packs:
+            for row in pack.rows:
+                self._origin.setdefault(row.rule, pack)
+                places = self._rules.setdefault(row.rule, {})
+                for place in row.places:
+                    places.setdefault(place, []).append(row)
+                if row.rule not in self._kinds[row.kind]:
+                    self._kinds[row.kind].append(row.rule)
+
+    def row(self, rule: str, place: str, on: date, *, proposed: bool = False) -> Row | None:
+        """The row of `rule` that holds at `place` on a day; the most specific place wins. None: no such rule there, then.
+
+        With `proposed`, a proposal whose day has come goes before the law. Raises `PackRefused` for a rule of no pack here.
+        """
+        places = self._rules.get(rule)
+        if places is None:
+            raise PackRefused(rule, "unknown-rule")
+        for where in chain(place):
+            found = [row for row in places.get(where, ()) if row.in_force(on)]
+            if proposed or self.proposed:
+                found.sort(key=lambda row: row.status == "law")
+            else:
+                found = [row for row in found if row.status == "law"]
+            if found:
+                return found[0]
+        return None
+
+    def rows(self, kind: Kind, place: str, on: date, *, proposed: bool = False, **applies: str) -> list[Row]:
+        """The rows of `kind` that hold at `place` on a day, one for each rule, in the packs' order.
+
+        A row fits `applies` when each key that both name has the same value there: a row that names no purpose is about all.
+        """
+        found = (self.row(rule, place, on, proposed=proposed) for rule in self._kinds.get(kind, ()))
+        return [
+            row for row in found
+            if row is not None and row.kind == kind and all(row.applies.get(k, value) == value for k, value in applies.items())
+        ]  # fmt: skip
+
+    def version(self, pack: str) -> str:
+        """The version of `pack` in this book. Raises `PackRefused`."""
+        if pack not in self._versions:
+            raise PackRefused(pack, "unknown-pack")
+        return self._versions[pack]
+
+    def pack_of(self, rule: str) -> Pack:
+        """The pack that has `rule`. Raises `PackRefused`."""
+        if rule not in self._origin:
+            raise PackRefused(rule, "unknown-rule")
+        return self._origin[rule]
+
+    def with_proposals(self) -> "Book":
+        """The same packs as if what they list as proposed were law from its day on."""
+        return Book(self.packs, proposed=True)
+
+
+class Library:
+    """Every version of every pack that this deployment has, and the books that controllers' choices of versions make."""
+
+    def __init__(self, packs: Iterable[Pack]) -> None:
+        self._packs: dict[str, dict[str, Pack]] = {}
+        for pack in packs:
+            versions = self._packs.setdefault(pack.pack, {})
+            if pack.version in versions:
+                raise PackRefused(pack.name, "twice")
+            versions[pack.version] = pack
+        self._books: dict[tuple[tuple[str, str], ...], Book] = {}
+        self.newest = self.book({})
+
+    def packs(self) -> list[Pack]:
+        """Every pack and version, by name, oldest first."""
+        return [self._packs[name][v] for name in sorted(self._packs) for v in sorted(self._packs[name], key=version_rank)]
+
+    def pack(self, name: str, version: str) -> Pack:
+        """A version of a pack. Raises `PackRefused`: `unknown-pack`, `unknown-version`."""
+        if name not in self._packs:
+            raise PackRefused(name, "unknown-pack")
+        if version not in self._packs[name]:
+            raise PackRefused(f"{name}@{version}", "unknown-version")
+        return self._packs[name][version]
+
+    def book(self, chosen: Mapping[str, str]) -> Book:
+        """The book of the chosen versions, and the newest of every other pack. Raises `PackRefused`."""
+        key = tuple(sorted(chosen.items()))
+        if key not in self._books:
+            newest = {name: max(versions, key=version_rank) for name, versions in self._packs.items()}
+            self._books[key] = Book([self.pack(name, version) for name, version in {**newest, **chosen}.items()])
+        return self._books[key]
+
+
+def read_folder(folder: Path) -> list[Pack]:
+    """Every pack of a folder: `gdpr.yaml`, and further versions as `gdpr@2025.1.yaml`. Raises `PackRefused`."""
+    return [read_pack(path) for path in sorted(folder.glob("*.yaml"))]
+
+
+@lru_cache(maxsize=1)
+def shipped_library() -> Library:
+    """The packs that come with this release, read once a process."""
+    return Library(read_folder(SHIPPED))
+
+
+def shipped() -> Book:
+    """The newest version of each shipped pack."""
+    return shipped_library().newest
