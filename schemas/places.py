@@ -5,6 +5,7 @@ a mobile number says nothing of where its owner is now. What a party or its publ
 """
 
 from functools import lru_cache
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 import phonenumbers
@@ -43,7 +44,7 @@ def place_of(number: str) -> Place:
         parsed = phonenumbers.parse(number, None)
     except NumberParseException:
         return NOWHERE
-    region = phonenumbers.region_code_for_number(parsed) or phonenumbers.region_code_for_country_code(parsed.country_code)
+    region = phonenumbers.region_code_for_number(parsed) or phonenumbers.region_code_for_country_code(parsed.country_code or 0)
     if region in (WORLD, "ZZ"):
         return NOWHERE
     zones = timezone.time_zones_for_number(parsed)
@@ -53,3 +54,12 @@ def place_of(number: str) -> Place:
     if region == "US" and (state := STATE_OF.get(number[2:5])) is not None:
         region = f"US-{state}"
     return Place(OF_COUNTRY.get(region, region), known)
+
+
+@lru_cache(maxsize=1024)
+def clock(zone: str) -> ZoneInfo | None:
+    """The clock of a time zone by its IANA name; None for what is no zone."""
+    try:
+        return ZoneInfo(zone)
+    except (ValueError, OSError, ZoneInfoNotFoundError):  # a publisher may send anything
+        return None
