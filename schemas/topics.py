@@ -30,6 +30,7 @@ class ControllerState(Record, frozen=True, kw_only=True):
     sealed_fields: dict[str, bool] = {}
     targets: tuple[Target, ...] = ()
     merge_keys: tuple[str, ...] = ()
+    law: dict[str, str] = {}  # pack → the version that `law.activated` chose; of every other pack the newest is in force
     national_dnc_as_of_ms: int | None = None
     recording_duty: tuple[RecordingDuty, ...] = ()
 
@@ -193,6 +194,7 @@ class RequestClock(Record, frozen=True, kw_only=True):
     due_ms: int
     paused_ms: int | None = None
     extended: bool = False
+    confirm_by_ms: int | None = None  # by when the receipt must be confirmed, where the regime asks for that
 
 
 class RequestStatus(Record, frozen=True, kw_only=True):
@@ -210,6 +212,7 @@ class RequestStatus(Record, frozen=True, kw_only=True):
     targets: tuple[TargetStatus, ...] = ()
     closed_ms: int | None = None
     fields: tuple[str, ...] = ()  # of a partial erasure: the groups of fields that go; empty: the whole person
+    law_pack: str = ""  # the pack, with its version, whose clock it runs by
 
 
 class ErasureNotice(Record, frozen=True, kw_only=True):

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from engine.topology import default_topology
+from law.book import Book, Library, shipped_library
 from processors.kernel import (
     Alarm,
     Audit,
@@ -69,6 +70,7 @@ class Audited(NamedTuple):
     controller: str
     facts: dict[str, str]
     named: bool
+    law: str = ""
 
 
 @cache
@@ -90,6 +92,9 @@ class FakeContext:
 
     def settings(self, controller: str) -> ControllerState:
         return self._driver.settings.get(controller) or ControllerState(controller=controller)
+
+    def law(self, controller: str) -> Book:
+        return (self._driver.library or shipped_library()).book(self.settings(controller).law)
 
     def ref(self, controller: str, kind: str, normal: str) -> str:
         return f"{kind}:{normal}" if controller == CONTROLLER else f"{controller}/{kind}:{normal}"
@@ -185,6 +190,7 @@ class Driver:
     now_ms: int = 0
     sent: int = 0
     in_batch: bool = False
+    library: Library | None = None
 
     def __post_init__(self) -> None:
         self.task.append(self)
@@ -284,9 +290,9 @@ class Driver:
                 self.keys.setdefault(owner, set()).add(scope)
             case Shred(scope):
                 self.keys.get(owner, set()).discard(scope)
-            case Audit(kind, controller, facts, named):
+            case Audit(kind, controller, facts, named, law):
                 assert all(isinstance(v, str) for v in facts.values()), f"facts of {kind} are text"
-                self.audits.append(Audited(owner, kind, controller, facts, named))
+                self.audits.append(Audited(owner, kind, controller, facts, named, law))
                 if named and FakeView(self, owner).get(Nonce) is None:  # as the engine does
                     self.overlay[owner][Nonce.KIND, ()] = Nonce(b"nonce")
             case Remove(facts):

@@ -22,7 +22,7 @@ from connectors.http.marks import posted
 from connectors.http.places import places_of
 from connectors.http.problems import Problem
 from engine.deployment import Look
-from law.book import shipped
+from law.reading import PackRefused
 from processors.decide_use import OF_THE_MOMENT, REASONS, Mark, PartyView, Use, UseName, decide_use
 from processors.decide_use import Verdict as Ruling
 from processors.fence import Fence
@@ -46,6 +46,7 @@ DoorReason = Literal[
     "not_fresh",  # denials are under way for which there is no mark, or it may have been lost
     "not_recorded",  # the verdict could not be appended to `decisions`
     "unreachable",  # the state cannot be read
+    "law_unknown",  # the controller activated a version of a law pack that this process does not have
     "unusable_identifier",  # an identifier is none, so nobody knows whose permission to look at
 ]
 ALL_REASONS: tuple[str, ...] = tuple(sorted({*REASONS, *DoorReason.__args__}))  # type: ignore[attr-defined]
@@ -115,9 +116,11 @@ def decide(door: Door, ask: Ask) -> Decided:
         reasons.add("not_ready")
     if door.marks.blind(beat_ms):
         reasons.add("not_fresh")
-    ruling, book = Ruling("deny", (), 0), shipped()
+    ruling, law_pack = Ruling("deny", (), 0), ""
     settings = service.settings(ask.controller)
     try:
+        book = service.law(ask.controller)
+        law_pack = book.names
         asked = list(_asked(door, ask, settings, reasons))
         known = _known(door, ask, {ref for _, _, others, _ in asked for ref in others}, reasons)
         beat_ms = min((one.beat_ms for one in known.values()), default=beat_ms)
@@ -140,6 +143,8 @@ def decide(door: Door, ask: Ask) -> Decided:
             reasons.update(reason for reason in today.reasons if reason not in OF_THE_MOMENT)
     except FAULTS:
         reasons.add("unreachable")
+    except PackRefused:
+        reasons.add("law_unknown")
     # A beat from the future means that the clock was set back: then nobody knows how old the state is.
     if abs(now_ms - beat_ms) > door.options.fresh_secs * 1000:
         reasons.add("stale")
@@ -147,7 +152,7 @@ def decide(door: Door, ask: Ask) -> Decided:
     record = Decision(
         decision_id=decision_id, controller=ask.controller, use=ask.use, verdict="deny" if reasons else "allow",
         reasons=tuple(sorted(reasons)), at_ms=at_ms, epoch=ruling.epoch, purpose=ask.purpose, channel=ask.channel,
-        brand=ask.brand, campaign=ask.campaign, conversation_id=ask.conversation_id, law_pack=book.names,
+        brand=ask.brand, campaign=ask.campaign, conversation_id=ask.conversation_id, law_pack=law_pack,
         fresh_as_of_ms=beat_ms, rules=_rules(ruling, reasons),
     )  # fmt: skip
     try:
@@ -159,7 +164,7 @@ def decide(door: Door, ask: Ask) -> Decided:
     fresh = datetime.fromtimestamp(beat_ms / 1000, UTC).isoformat(timespec="milliseconds") if beat_ms else None
     return Decided(
         decision_id=decision_id, verdict="deny" if reasons else "allow", reasons=tuple(sorted(reasons)), epoch=ruling.epoch,
-        law_pack=book.names, fresh_as_of=fresh, rules=_rules(ruling, reasons),
+        law_pack=law_pack, fresh_as_of=fresh, rules=_rules(ruling, reasons),
     )  # fmt: skip
 
 
