@@ -1,9 +1,9 @@
 """Runs the tables beside this file: `tests/cases/<processor>/*.yaml` are the cases of `processors/<processor>.py`.
 
 A file has `defaults` (record name -> data that its events share) and `cases`; further keys of a file (`owner`, `settings`,
-`task`, `limits`) are those of each of its cases. A case has a `name`, the events it is `given` (`at`, `type`, then the data;
-optionally `received`, `id`, `source`, `by` (the actor), `owner`, `controller`, `refs`; or `advance: time`, `fence: time`) and
-what follows, all of it exact but for fields that are left out:
+`task`, `limits`, `places`) are those of each of its cases. A case has a `name`, the events it is `given` (`at`, `type`, then
+the data; optionally `received`, `id`, `source`, `by` (the actor), `owner`, `controller`, `refs`; or `advance: time`,
+`fence: time`) and what follows, all of it exact but for fields that are left out:
 
     rows     topic -> the rows that compaction leaves; a row names its key (without the owner) and the fields to compare
     log      topic -> everything ever sent, in order: `key` (without the owner), `is` (the record's name), `refs` and fields;
@@ -55,7 +55,7 @@ UNITS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000}
 MOMENTS = {"valid_until", "expires", "until", "detected_at", "aware_at", "notified_at", "from", "to", "scanned_at"}
 ENVELOPE = {"at", "type", "received", "id", "source", "by", "owner", "controller", "refs"}
 OUTCOMES = {"rows", "log", "audit", "refused", "effects", "records", "state", "keys", "alarms", "asks"}
-SHARED = {"owner", "settings", "task", "limits", "links"}
+SHARED = {"owner", "settings", "task", "limits", "links", "places"}
 LIMITED = (item, parking, request_case, erase_consents)  # processors share these limits
 ANYWHERE = ({"region": "AQ", "zones": ["UTC"]},)  # where a party of `asks` is, if it says nothing: no pack has a rule for it
 SEPARATOR = "\x1f"  # between an alarm's name and what it is about
