@@ -5,15 +5,16 @@ callback where the row exempts it. A mobile number is taken to be where it was g
 """
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import date, datetime
 from functools import lru_cache
 
 from law.book import Book
 from law.calendars import PlaceUnknown, holidays_of
 from law.rows import Hours
-from processors.local_rules import LocalRules, local_times, rules_at, rules_of
+from processors.local_rules import LocalRules, local_times, rules_at
 from processors.permissions import ANY, GRANTS, PART, Permissions, resolve, status_at
 from processors.uses import Finding, Mark, PartyView, Use, overlap
+from schemas.places import clock
 from schemas.topics import ControllerState
 
 CALLS = frozenset({"voice", "video", "sms", ANY})  # a text is a call (47 CFR 64.1200(a)(12)); channel `*` may become one
@@ -33,19 +34,21 @@ def dial_findings(party: PartyView, use: Use, settings: ControllerState, book: B
     if not party.places:
         yield Finding("calling_place_unknown", "")
     for place in party.places:
-        times = list(local_times(place, use.at_ms))
-        if not place.region or not times or len(times) < len(place.zones):
-            yield Finding("calling_place_unknown", "")
-        for local in times:
-            for row in rules_at(book, place.region, local.date()).hours:
+        days: dict[date, LocalRules] = {}
+        for local in local_times(place, use.at_ms):
+            day = local.date()
+            days[day] = rules = rules_at(book, place.region, day)
+            for row in rules.hours:
                 exempt = use.callback and row.applies.get("callback") == "exempt"
                 if row.hours is not None and not exempt:
                     yield Finding(None if _within(row.hours, local, place.region) else "outside_calling_hours", row.rule)
-    for _, rules in rules_of(party, use.at_ms, book):
-        yield from _lists(rules, use, settings)
-        yield from _revocations(rules, party, use)
-        if rules.opt_in is not None and overlap(rules.opt_in.applies.get("channel", ANY), use.channel):
-            yield Finding(None, rules.opt_in.rule)  # that there is a grant is asked of the consents
+        if not place.region or not days or any(clock(zone) is None for zone in place.zones):
+            yield Finding("calling_place_unknown", "")
+        for rules in days.values():
+            yield from _lists(rules, use, settings)
+            yield from _revocations(rules, party, use)
+            if rules.opt_in is not None and overlap(rules.opt_in.applies.get("channel", ANY), use.channel):
+                yield Finding(None, rules.opt_in.rule)  # that there is a grant is asked of the consents
 
 
 def _lists(rules: LocalRules, use: Use, settings: ControllerState) -> Iterator[Finding]:
