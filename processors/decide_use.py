@@ -11,13 +11,25 @@ from processors.local_rules import behind
 from processors.minors import age_findings
 from processors.permissions import ANY, GRANTS, PART, Permissions, resolve, status_at
 from processors.record_rules import duty_rules, must_be_recorded, record_findings
-from processors.uses import OF_THE_MOMENT, REASONS, Finding, Mark, PartyView, Reason, Use, UseName, Verdict, overlap
+from processors.uses import (
+    EMPLOYEES,
+    OF_THE_MOMENT,
+    REASONS,
+    Finding,
+    Mark,
+    PartyView,
+    Reason,
+    Use,
+    UseName,
+    Verdict,
+    asked_of,
+    overlap,
+)
 from schemas.topics import ConsentStatus, ControllerState
 
 __all__ = ["BLOCKS", "OF_THE_MOMENT", "REASONS", "Mark", "PartyView", "Reason", "Use", "UseName", "Verdict", "decide_use"]
 
 RECORDING = "recording"  # contract, section 2: the purpose of a record decision that names none
-EMPLOYEES = frozenset({"agent", "supervisor"})
 EMPLOYEE_USES = frozenset({"record", "transcribe", "train"})
 DENIALS: dict[ConsentStatus, Reason] = {
     "refused": "consent_refused",
@@ -55,7 +67,7 @@ def decide_use(parties: Sequence[PartyView], use: Use, settings: ControllerState
     purpose = use.purpose or (RECORDING if use.use == "record" else ANY)
     if purpose == ANY:
         found.deny("purpose_missing")
-    asked = [party for party in parties if party.role not in EMPLOYEES and party.role != "bot" and not party.own]
+    asked = asked_of(parties)
     if not asked:
         found.deny("no_party")
     if use.use in EMPLOYEE_USES and not settings.employee_basis and any(party.role in EMPLOYEES for party in parties):

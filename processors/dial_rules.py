@@ -60,11 +60,15 @@ def _lists(rules: LocalRules, use: Use, settings: ControllerState) -> Iterator[F
 def _revocations(rules: LocalRules, party: PartyView, use: Use) -> Iterator[Finding]:
     if rules.revoke_all is None:
         return
-    granted_ms, revoked_ms = _granted_ms(party, use), _revoked_ms(party)
-    reached = granted_ms is not None and revoked_ms is not None and revoked_ms >= granted_ms
-    yield Finding("revoked_elsewhere" if reached else None, rules.revoke_all.rule)
+    yield Finding("revoked_elsewhere" if revoked_since(party, use) else None, rules.revoke_all.rule)
     if any(_of_calls(mark) for mark in party.marks):
         yield Finding("withdrawal_pending", rules.revoke_all.rule)
+
+
+def revoked_since(party: PartyView, use: Use) -> bool:
+    """Whether consent to some call was revoked when the use was granted, or later."""
+    granted_ms, revoked_ms = _granted_ms(party, use), _revoked_ms(party)
+    return granted_ms is not None and revoked_ms is not None and revoked_ms >= granted_ms
 
 
 def _granted_ms(party: PartyView, use: Use) -> int | None:

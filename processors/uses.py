@@ -1,5 +1,6 @@
 """What is asked of `decide_use` and what it answers: uses, the parties as they are seen, reasons and rules."""
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
 import msgspec
@@ -37,6 +38,9 @@ OF_THE_MOMENT: frozenset[Reason] = frozenset((
     "outside_calling_hours", "calling_place_unknown", "national_dnc_stale", "revoked_elsewhere", "pci_pause",
     "recording_duty_unmet", "training_consent_missing",
 ))  # fmt: skip
+
+
+EMPLOYEES = frozenset({"agent", "supervisor"})
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -96,6 +100,11 @@ class Finding(NamedTuple):
 
     reason: Reason | None
     rule: str
+
+
+def asked_of(parties: Sequence[PartyView]) -> list[PartyView]:
+    """The parties whose permission is asked: neither employees nor bots nor the controller itself."""
+    return [party for party in parties if party.role not in EMPLOYEES and party.role != "bot" and not party.own]
 
 
 def overlap(one: str, other: str) -> bool:

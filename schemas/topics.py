@@ -140,10 +140,22 @@ class WrappedKey(Record, frozen=True, kw_only=True):
     wrapped: bytes
 
 
+class Leg(Record, frozen=True, kw_only=True):
+    """One place of one party of a decision: ISO 3166 code (empty: unknown) and time zones.
+
+    `revoked_since`: consent to calls was revoked for another matter, as late as it was given for this one.
+    """
+
+    region: str = ""
+    zones: tuple[str, ...] = ()
+    revoked_since: bool = False
+
+
 class Decision(Record, frozen=True, kw_only=True):
     """`decisions`: a verdict with every reason. Names nobody.
 
-    `rules`: ids of the law's rules behind the reasons, or of those that an `allow` has met, as `law_pack` has them.
+    `rules`: ids of the law's rules behind the reasons, or of those that an `allow` has met, as `law_pack` has them. What else the
+    law was told is here as well, so that the verdict can be reached under another one.
     """
 
     SCHEMA: ClassVar[str] = "Decision"
@@ -162,6 +174,9 @@ class Decision(Record, frozen=True, kw_only=True):
     law_pack: str = "builtin-1"
     fresh_as_of_ms: int = 0
     rules: tuple[str, ...] = ()
+    legs: tuple[Leg, ...] = ()
+    callback: bool = False
+    national_dnc_as_of_ms: int | None = None
 
 
 class TargetStatus(Record, frozen=True, kw_only=True):

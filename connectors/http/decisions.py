@@ -27,12 +27,13 @@ from processors.decide_use import OF_THE_MOMENT, REASONS, Mark, PartyView, Use, 
 from processors.decide_use import Verdict as Ruling
 from processors.fence import Fence
 from processors.permissions import ANY, Permissions
+from processors.rejudge import legs_of
 from schemas.base import Moment, Name
 from schemas.codec import encode
 from schemas.events import Channel, Identifier, Jurisdiction
 from schemas.identifiers import NotAnIdentifier, normalise
 from schemas.places import Place
-from schemas.topics import ControllerState, Decision, Verdict
+from schemas.topics import ControllerState, Decision, Leg, Verdict
 
 CALL = "POST /v1/decisions"
 TOPIC = "decisions"
@@ -117,6 +118,7 @@ def decide(door: Door, ask: Ask) -> Decided:
     if door.marks.blind(beat_ms):
         reasons.add("not_fresh")
     ruling, law_pack = Ruling("deny", (), 0), ""
+    legs: tuple[Leg, ...] = ()
     settings = service.settings(ask.controller)
     try:
         book = service.law(ask.controller)
@@ -135,7 +137,7 @@ def decide(door: Door, ask: Ask) -> Decided:
             ask.use, at_ms, ask.channel, ask.purpose, ask.brand or ANY, ask.campaign, ask.callback, ask.card_data,
             ask.recording_duty,
         )  # fmt: skip
-        ruling = decide_use(parties, use, settings, book)
+        ruling, legs = decide_use(parties, use, settings, book), legs_of(parties, use)
         reasons.update(ruling.reasons)
         if at_ms != now_ms:
             # A moment in the past cannot bring back what has expired since, so both must allow; the law is that of the moment.
@@ -153,7 +155,8 @@ def decide(door: Door, ask: Ask) -> Decided:
         decision_id=decision_id, controller=ask.controller, use=ask.use, verdict="deny" if reasons else "allow",
         reasons=tuple(sorted(reasons)), at_ms=at_ms, epoch=ruling.epoch, purpose=ask.purpose, channel=ask.channel,
         brand=ask.brand, campaign=ask.campaign, conversation_id=ask.conversation_id, law_pack=law_pack,
-        fresh_as_of_ms=beat_ms, rules=_rules(ruling, reasons),
+        fresh_as_of_ms=beat_ms, rules=_rules(ruling, reasons), legs=legs, callback=ask.callback,
+        national_dnc_as_of_ms=settings.national_dnc_as_of_ms,
     )  # fmt: skip
     try:
         if service.failed is not None:
