@@ -13,14 +13,10 @@ from law.book import Book
 from processors.dial_rules import dial_findings, revoked_since
 from processors.permissions import ANY, Cell, Permissions, row_key
 from processors.record_rules import record_findings
-from processors.uses import Finding, PartyView, Reason, Use, UseName, asked_of
+from processors.uses import OF_THE_MOMENT, Finding, PartyView, Use, UseName, asked_of
 from schemas.places import NOWHERE, Place
 from schemas.topics import ControllerState, Decision, Leg, Verdict
 
-# What only the rows of the packs decide, from what stands in a record.
-BY_LAW_ALONE: frozenset[Reason] = frozenset((
-    "outside_calling_hours", "national_dnc_stale", "revoked_elsewhere", "training_consent_missing",
-))  # fmt: skip
 OTHER = " revoked"  # a purpose that nobody can name: of the revocation only the order is known
 GRANTED_MS, REVOKED_MS = 0, 1
 
@@ -51,8 +47,8 @@ def rejudge(decision: Decision, book: Book) -> Rejudged:
     )  # fmt: skip
     settings = ControllerState(controller=decision.controller, national_dnc_as_of_ms=decision.national_dnc_as_of_ms)
     findings = [found for leg in decision.legs for found in _findings(leg, use, settings, book)]
-    by_law = {found.reason for found in findings if found.reason in BY_LAW_ALONE}
-    reasons = {*(reason for reason in decision.reasons if reason not in BY_LAW_ALONE), *(reason for reason in by_law if reason)}
+    by_law = {found.reason for found in findings if found.reason in OF_THE_MOMENT}
+    reasons = {*(reason for reason in decision.reasons if reason not in OF_THE_MOMENT), *(reason for reason in by_law if reason)}
     rules = {found.rule for found in findings if (found.reason in by_law if by_law else found.reason is None)}
     return Rejudged("deny" if reasons else "allow", tuple(sorted(reasons)), tuple(sorted(rules - {""})))
 

@@ -33,10 +33,9 @@ Reason = Literal[
     "withdrawal_pending",  # a denial was accepted and is not folded yet
 ]
 REASONS: tuple[str, ...] = get_args(Reason)
-# What only the moment of the use decides: nothing that has happened since can change it.
+# What the rows of the packs decide as of the moment of the use: nothing that has happened since can change it.
 OF_THE_MOMENT: frozenset[Reason] = frozenset((
-    "outside_calling_hours", "calling_place_unknown", "national_dnc_stale", "revoked_elsewhere", "pci_pause",
-    "recording_duty_unmet", "training_consent_missing",
+    "outside_calling_hours", "national_dnc_stale", "revoked_elsewhere", "training_consent_missing",
 ))  # fmt: skip
 
 
