@@ -10,7 +10,7 @@ from law.book import Book, shipped
 from law.rows import Hours
 from processors.decide_use import Mark, PartyView, Use, decide_use
 from processors.permissions import Cell, Permissions, row_key
-from processors.rejudge import Rejudged, legs_of, rejudge
+from processors.replay import Rejudged, legs_of, rejudge
 from schemas.places import Place
 from schemas.topics import ControllerState, Decision
 
