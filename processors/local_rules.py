@@ -55,9 +55,17 @@ class LocalRules(NamedTuple):
     training: Row | None = None
 
 
-@lru_cache(maxsize=PLACE_DAYS_MAX)
 def rules_at(book: Book, region: str, on: date) -> LocalRules:
     """Find the rows that hold at `region` (ISO 3166, empty for nowhere) on a day."""
+    return _kept_rules(book, region, on) if type(book) is Book else _rules_at(book, region, on)
+
+
+def rule_at(book: Book, rule: str, region: str, on: date) -> Row | None:
+    """The row of a rule, if it holds there and is no flag that says no."""
+    return _kept_rule(book, rule, region, on) if type(book) is Book else _rule_at(book, rule, region, on)
+
+
+def _rules_at(book: Book, region: str, on: date) -> LocalRules:
     return LocalRules(
         hours=tuple(book.rows("hours", region, on)),
         ages=tuple(book.rows("age", region, on)),
@@ -69,14 +77,17 @@ def rules_at(book: Book, region: str, on: date) -> LocalRules:
     )
 
 
-@lru_cache(maxsize=PLACE_DAYS_MAX)
-def rule_at(book: Book, rule: str, region: str, on: date) -> Row | None:
-    """The row of a rule, if it holds there and is no flag that says no."""
+def _rule_at(book: Book, rule: str, region: str, on: date) -> Row | None:
     try:
         row = book.row(rule, region, on)
     except PackRefused:
         return None
     return None if row is None or row.flag is False else row
+
+
+# A book never changes, so its answers are kept; one of another class may watch what it is asked, and is asked each time.
+_kept_rules = lru_cache(maxsize=PLACE_DAYS_MAX)(_rules_at)
+_kept_rule = lru_cache(maxsize=PLACE_DAYS_MAX)(_rule_at)
 
 
 def local_times(place: Place, at_ms: int) -> Iterator[datetime]:

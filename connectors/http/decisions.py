@@ -27,7 +27,7 @@ from processors.decide_use import OF_THE_MOMENT, REASONS, Mark, PartyView, Use, 
 from processors.decide_use import Verdict as Ruling
 from processors.fence import Fence
 from processors.permissions import ANY, Permissions
-from processors.replay import legs_of
+from processors.rejudging import legs_of
 from schemas.base import Moment, Name
 from schemas.codec import encode
 from schemas.events import Channel, Identifier, Jurisdiction

@@ -7,10 +7,10 @@ import msgspec
 import pytest
 
 from law.book import Book, shipped
-from law.rows import Hours
+from law.rows import Hours, Row
 from processors.decide_use import Mark, PartyView, Use, decide_use
 from processors.permissions import Cell, Permissions, row_key
-from processors.replay import Rejudged, legs_of, rejudge
+from processors.rejudging import Rejudged, legs_of, rejudge
 from schemas.places import Place
 from schemas.topics import ControllerState, Decision
 
@@ -85,3 +85,23 @@ def test_another_law_changes_what_it_says_and_nothing_else() -> None:
     assert night(31).reasons == ("national_dnc_stale", "outside_calling_hours")
     assert rejudge(night(31), other) == Rejudged("deny", ("national_dnc_stale",), ("tcpa.national_dnc.age_days",))
     assert rejudge(night(31, None), other).reasons == ("consent_unknown", "national_dnc_stale")
+
+
+class Watched(Book):
+    """Remembers which rules it was asked for."""
+
+    def __init__(self, book: Book) -> None:
+        super().__init__(book.packs)
+        self.asked: set[str] = set()
+
+    def row(self, rule: str, place: str, on: date, *, proposed: bool = False) -> Row | None:
+        self.asked.add(rule)
+        return super().row(rule, place, on, proposed=proposed)
+
+
+def test_a_book_that_is_watched_is_asked_each_time() -> None:
+    watched = Watched(shipped())
+    for _ in range(2):
+        watched.asked.clear()
+        assert rejudge(night(29), watched).rules == ("tcpa.64_1200_c_1.hours",)
+        assert {"tcpa.64_1200_c_1.hours", "tcpa.revoke_all"} <= watched.asked
