@@ -12,13 +12,11 @@ from law.book import Book
 from law.calendars import PlaceUnknown, holidays_of
 from law.rows import Hours
 from processors.local_rules import LocalRules, local_times, rules_at
-from processors.permissions import ANY, GRANTS, PART, Permissions, resolve, status_at
-from processors.uses import Finding, Mark, PartyView, Use, overlap
+from processors.permissions import ANY, CALLS, GRANTS, PART, Permissions, about_calls, resolve, status_at
+from processors.uses import Finding, PartyView, Use, overlap
 from schemas.places import clock
 from schemas.topics import ControllerState
 
-CALLS = frozenset({"voice", "video", "sms", ANY})  # a text is a call (47 CFR 64.1200(a)(12)); channel `*` may become one
-NO_CALLS = frozenset({"recording", "training"})  # purposes of this house that are about what was said, not about calling
 DAY_MS = 86_400_000
 
 
@@ -61,7 +59,7 @@ def _revocations(rules: LocalRules, party: PartyView, use: Use) -> Iterator[Find
     if rules.revoke_all is None:
         return
     yield Finding("revoked_elsewhere" if revoked_since(party, use) else None, rules.revoke_all.rule)
-    if any(_of_calls(mark) for mark in party.marks):
+    if any(about_calls(mark.purposes, mark.channels) for mark in party.marks):
         yield Finding("withdrawal_pending", rules.revoke_all.rule)
 
 
@@ -84,15 +82,13 @@ def _revoked_ms(party: PartyView) -> int | None:
 
 
 def _withdrawals(known: Permissions) -> Iterator[int]:
-    for key, cell in known.cells.items():
+    if known.revoked_ms is not None:
+        yield known.revoked_ms
+    for key, cell in known.cells.items():  # of records that were written before `revoked_ms` was kept
         if cell.status == "withdrawn":
             purpose, channel, _ = key.split(PART)
-            if purpose not in NO_CALLS and channel in CALLS:
+            if about_calls((purpose,), (channel,)):
                 yield cell.effective_ms
-
-
-def _of_calls(mark: Mark) -> bool:
-    return not NO_CALLS.issuperset(mark.purposes) and not CALLS.isdisjoint(mark.channels)
 
 
 def _within(hours: Hours, local: datetime, region: str) -> bool:
