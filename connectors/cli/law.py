@@ -182,10 +182,10 @@ def _held(book: Book, pack: Pack, place: str | None, day: date) -> list[Row]:
 
 def _shown(row: Row, pack: Pack) -> dict[str, Any]:
     found: dict[str, Any] = msgspec.to_builtins(row)
-    return {**found, "value": _value(row), "valid_to": found.get("valid_to"), "pack": pack.name}
+    return {**found, "value": value_of(row), "valid_to": found.get("valid_to"), "pack": pack.name}
 
 
-def _value(row: Row) -> str:
+def value_of(row: Row) -> str:
     """The row's value in words."""
     if row.period is not None:
         longer = f", and {row.extend.amount} {row.extend.unit} more" if row.extend is not None else ""
