@@ -5,5 +5,5 @@ ASKED: dict[str, tuple[str, ...]] = {
     "uk_gdpr": ("uk_gdpr.art12.response", "uk_gdpr.art12.extended"),
     "ccpa": ("ccpa.confirm", "ccpa.respond", "ccpa.respond_extended", "ccpa.opt_out"),
     "tcpa_tsr": ("tcpa.revocation",),
-    "breach": ("gdpr.art33.authority", "us_ca.breach_residents"),
+    "breach": ("gdpr.art33.authority", "uk_gdpr.art33.authority", "us_ca.breach_residents"),
 }

@@ -111,3 +111,22 @@ def test_a_law_that_is_not_there_and_a_log_that_is_none_are_refused(capsys: pyte
     assert "gdpr@1.1: unknown-version" in capsys.readouterr().err
     assert run(["law", "diff", "--from", "gdpr@2026.1", "--to", "faster.yaml", "--log", "none.jsonl"]) == 2
     assert run(["law", "diff", "--from", "gdpr@2026.1", "--to", "faster.yaml"]) == 2
+
+
+def test_what_is_proposed_is_tried_on_a_log(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    """Digital Omnibus (COM proposal of 2025-11-19): 96 hours instead of 72, and for high risks only."""
+    aware = "2026-11-20T17:20:00Z"
+    report = {"detected_at": aware, "aware_at": aware, "role": "controller", "categories": ["contact"]}
+    events = [
+        {"specversion": "1.0", "id": risk, "source": "test", "controller": "acme", "type": "breach.reported",
+         "time": "2026-11-20T18:00:00Z", "data": report | {"incident_id": risk, "risk": risk}} for risk in ("high", "risk")
+    ]  # fmt: skip
+    (folder / "breaches.json").write_text(json.dumps(events))
+    found = diff(capsys, "--from", "breach@2026.1", "--to", "breach@2026.1", "--proposed", "--log", "breaches.json")
+    told = {(d["id"], d["field"], d["before"], d["after"]) for d in found["differences"] if d["field"] != "headroom_ms"}
+    assert told == {
+        ("high", "due_ms", "2026-11-23T17:20:00Z", "2026-11-24T17:20:00Z"),
+        ("risk", "due_ms", "2026-11-23T17:20:00Z", "2026-11-24T17:20:00Z"),
+        ("risk", "level", "started", "stopped"),
+    }
+    assert all("proposed: 96 hours" in d["rules"][0]["to"] for d in found["differences"])
