@@ -4,7 +4,7 @@ ASKED: dict[str, tuple[str, ...]] = {
     "gdpr": ("gdpr.art12.response", "gdpr.art12.extended"),
     "uk_gdpr": ("uk_gdpr.art12.response", "uk_gdpr.art12.extended"),
     "ccpa": ("ccpa.confirm", "ccpa.respond", "ccpa.respond_extended", "ccpa.opt_out"),
-    "tcpa_tsr": ("tcpa.revocation",),
+    "tcpa_tsr": ("tcpa.revocation", "tcpa.revoke_all", "tcpa.national_dnc.age_days", "tcpa.64_1200_c_1.hours"),
     "breach": ("gdpr.art33.authority", "us_ca.breach_residents"),
 }
 
