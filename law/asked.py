@@ -7,3 +7,11 @@ ASKED: dict[str, tuple[str, ...]] = {
     "tcpa_tsr": ("tcpa.revocation", "tcpa.revoke_all", "tcpa.national_dnc.age_days", "tcpa.64_1200_c_1.hours"),
     "breach": ("gdpr.art33.authority", "us_ca.breach_residents"),
 }
+
+# Clocks that run without anybody looking: each has a period as law, at this place at least.
+CLOCKS: dict[str, dict[str, str]] = {
+    "gdpr": {"gdpr.art12.response": "EU"},
+    "uk_gdpr": {"uk_gdpr.art12.response": "GB"},
+    "ccpa": {"ccpa.respond": "US-CA", "ccpa.opt_out": "US-CA", "ccpa.limit": "US-CA"},
+    "breach": {"gdpr.art33.authority": "EU", "uk_gdpr.art33.authority": "GB"},
+}

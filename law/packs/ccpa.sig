@@ -1,0 +1,5 @@
+consentinel-law-pack/1
+ccpa@2026.1
+31e1598062333279309542b819509312314dfe4d0f5399f5b56ae0487a49b11f
+
+— consentinel/law-release 5r1nd8friTHNkPPJ3x2FDBrbZXEa8ISUvsvNhLni1U1bgZmnS2kCipipK1kMs/D3vaYHywlguzriyJ0Ie5J78rw4UgY=

@@ -1,0 +1,5 @@
+consentinel-law-pack/1
+eu_telephony@2026.1
+ebeff3c30ac2afbf967fa2bb260ba10260f5326f40b871cb2eb56522b76e4571
+
+— consentinel/law-release 5r1ndxaOnCMjgD+Okt7DJnICEzl0f5MDC7lpP0G9+oPz7xsCmCGBBISLYGXDLzibXOD6M3Pg6yq7SuIYpWum8MIu1QY=

@@ -1,0 +1,5 @@
+consentinel-law-pack/1
+tcpa_tsr@2026.1
+fd1d9bf66294308f804dac7b40422cc19b7ea10eb1b21609f537cc366c51e6a0
+
+— consentinel/law-release 5r1ndxxbHNxyVMOnSfcOvRhYon1in4HReKI2q90j/QJWvXCLd4xWBI9WRCzIlnHkLha1DeyH9V77mbQUU1O33qgYTwI=
