@@ -5,6 +5,9 @@ ASKED: dict[str, tuple[str, ...]] = {
     "uk_gdpr": ("uk_gdpr.art12.response", "uk_gdpr.art12.extended"),
     "ccpa": ("ccpa.confirm", "ccpa.respond", "ccpa.respond_extended", "ccpa.opt_out"),
     "tcpa_tsr": ("tcpa.revocation", "tcpa.revoke_all", "tcpa.national_dnc.age_days", "tcpa.64_1200_c_1.hours"),
+    "eu_telephony": ("eu.marketing.opt_in", "eu.training.prior_consent"),
+    "us_recording": ("us.recording.all_party",),
+    "mifid": ("mifid.16_7.duty",),
     "breach": ("gdpr.art33.authority", "us_ca.breach_residents"),
 }
 
