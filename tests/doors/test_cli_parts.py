@@ -20,7 +20,7 @@ from connectors.cli.settings import load_settings
 NUMBER = "+12025550123"
 VERBS = {
     "up", "demo", "publish", "decide", "consent", "subject", "request", "hold", "erase", "breach", "retention", "audit",
-    "quarantine", "lag", "topology", "token", "gateway", "worker", "sim", "keys", "scan",
+    "quarantine", "lag", "topology", "token", "gateway", "worker", "sim", "keys", "scan", "law",
 }  # fmt: skip
 
 
