@@ -6,7 +6,7 @@ from typing import Any, ClassVar, assert_never
 
 import msgspec
 
-from law.book import Book
+from processors.configure_controller import can_activate
 from processors.fields import chosen
 from processors.kernel import Audit, Context, Effect, Emit, Forward, Quiet, Receipt, Refuse, State, View
 from processors.order_media import media_case
@@ -122,13 +122,6 @@ def unfit(event: EventData, type_: str, refs: tuple[str, ...], settings: Control
     return None
 
 
-def unknown_law(event: EventData, book: Book) -> Refuse | None:
-    """The refusal of a law pack or version that the deployment does not have, or None. The door asks the same question."""
-    if isinstance(event, LawActivated) and not book.offers(event.pack, event.version):
-        return Refuse("unknown-law", "pack")
-    return None
-
-
 def mask_cards(text: str) -> str:
     """`text` with every payment card number masked: whole groups of digits that pass ISO/IEC 7812's Luhn check together.
 
@@ -203,8 +196,8 @@ class AdmitEvent(Quiet):
             yield Refuse(e.code, "identifiers")
             return
         refusal = unfit(event, at.envelope.type, refs, at.settings(at.controller))
-        if isinstance(event, LawActivated):
-            refusal = unknown_law(event, at.law(at.controller))
+        if isinstance(event, LawActivated) and not can_activate(at, at.controller, event):
+            refusal = Refuse("unknown-law", "pack")
         if refusal is not None:
             yield refusal
             return

@@ -1,10 +1,12 @@
 """Keeps a controller's settings and its choice of law packs: the last by effective time is in force, every task gets a copy."""
 
 from collections.abc import Iterator
-from typing import ClassVar, assert_never
+from typing import ClassVar, Protocol, assert_never
 
 import msgspec
 
+from law.book import Book
+from law.reading import PackRefused
 from processors.fields import merged_by, unknown
 from processors.kernel import Audit, Effect, Emit, Put, Quiet, Receipt, Refuse, State, View
 from schemas.base import NAME_CHARS_MAX, Record
@@ -14,6 +16,24 @@ from schemas.topics import ControllerState
 
 SEEN_MAX = 64  # event ids remembered: a controller is configured by hand, a few times a year
 GROUPS_MAX = 64  # sealed field groups: there are some ten, and each changed one becomes a fact of an audit entry
+
+
+class _Asked(Protocol):
+    """What knows the law packs in force: a fold's context, or a door."""
+
+    def law(self, controller: str) -> Book: ...
+
+
+def can_activate(ctx: _Asked, controller: str, event: LawActivated) -> bool:
+    """Whether the deployment has that version of the pack, and it goes with the controller's others.
+
+    Where a version that was chosen before is gone, what counts is the shipped packs: only another choice helps then.
+    """
+    try:
+        book = ctx.law(controller)
+    except PackRefused:
+        book = ctx.law("")
+    return book.offers(event.pack, event.version)
 
 
 class Settings(State):
@@ -94,7 +114,7 @@ class ConfigureController(Quiet):
         yield Emit("controllers", (at.controller,), state)
 
     def _activate(self, known: Settings | None, event: LawActivated, at: Receipt) -> Iterator[Effect]:
-        if not at.law(at.controller).offers(event.pack, event.version):
+        if not can_activate(at, at.controller, event):
             yield Refuse("unknown-law", "pack")
             return
         known = known or Settings(ControllerState(controller=at.controller), 0, "", [])

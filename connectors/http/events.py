@@ -23,7 +23,8 @@ from connectors.http.problems import Problem
 from connectors.http.tokens import Token
 from engine.deployment import Unreachable
 from engine.layout import key_bytes
-from processors.admit_event import problem, refs_of, unfit, unknown_law
+from processors.admit_event import problem, refs_of, unfit
+from processors.configure_controller import can_activate
 from processors.request_case import RequestCase
 from processors.run_breach import Incident
 from schemas.base import EventData
@@ -124,10 +125,10 @@ class Admission:
         if fault is not None:
             raise fault
         refusal = unfit(event, type_, refs, settings)
-        if isinstance(event, LawActivated):
-            refusal = unknown_law(event, self._door.service.law(controller))
         if refusal is not None:
             raise Problem(refusal.code, refusal.field)
+        if isinstance(event, LawActivated) and not can_activate(self._door.service, controller, event):
+            raise Problem("unknown-law", "pack")
         if _taken(self._door, event, controller):
             raise Problem("id-taken", "/incident_id" if isinstance(event, BreachEvent) else "/request_id")
         topic = topic_of(type_)

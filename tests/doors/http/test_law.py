@@ -62,3 +62,9 @@ def test_what_is_activated_and_not_there_any_more_denies_and_stands_for_no_other
     still.service.shared.library = Library(shipped().packs)
     answer = still.decide(NUMBER)
     assert answer["verdict"] == "deny" and "law_unknown" in answer["reasons"] and answer["law_pack"] == ""
+    assert still.send("law.activated", {"pack": "ccpa", "version": "2026.1"}).status_code == 202  # what was chosen stays missing
+    still.settle()
+    assert "law_unknown" in still.decide(NUMBER)["reasons"]
+    assert still.send("law.activated", {"pack": "gdpr", "version": "2026.1"}).status_code == 202
+    still.settle()
+    assert "gdpr@2026.1" in still.decide(NUMBER)["law_pack"]
