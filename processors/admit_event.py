@@ -6,6 +6,7 @@ from typing import Any, ClassVar, assert_never
 
 import msgspec
 
+from law.book import Book
 from processors.fields import chosen
 from processors.kernel import Audit, Context, Effect, Emit, Forward, Quiet, Receipt, Refuse, State, View
 from processors.order_media import media_case
@@ -44,7 +45,6 @@ from schemas.identifiers import NotAnIdentifier, normalise
 from schemas.routed import Envelope, LinkTold
 from schemas.topics import ControllerState
 
-NOT_YET = (LawActivated,)
 RIGHTS = ("erasure",)
 # Digits as people and machines write them, in groups; a telephone number with its country code is none of our business.
 DIGITS = re.compile(r"(?<![\d+])\d+(?:[ .-]\d+)*")
@@ -98,8 +98,6 @@ def problem(event: EventData, time_ms: int, receipt_ms: int) -> Refuse | None:
         return Refuse("time-ahead", "time")
     if isinstance(event, SuppressionChanged) and event.expires and event.expires.timestamp() * 1000 <= time_ms:
         return Refuse("expired-already", "expires")  # an addition never takes a standing suppression away
-    if isinstance(event, NOT_YET):
-        return Refuse("not-supported-yet", "type")
     if isinstance(event, RetentionPolicySet) and (field := wrong_period(event)) is not None:
         return Refuse("not-a-period", field)
     if isinstance(event, RequestOpened) and event.right not in RIGHTS:
@@ -121,6 +119,13 @@ def unfit(event: EventData, type_: str, refs: tuple[str, ...], settings: Control
         return Refuse("never-a-subject", "a" if not refs[0] else "b")
     if isinstance(event, IdentityLink) and refs[0] == refs[1]:
         return Refuse("same-identifier", "b")
+    return None
+
+
+def unknown_law(event: EventData, book: Book) -> Refuse | None:
+    """The refusal of a law pack or version that the deployment does not have, or None. The door asks the same question."""
+    if isinstance(event, LawActivated) and not book.offers(event.pack, event.version):
+        return Refuse("unknown-law", "pack")
     return None
 
 
@@ -198,6 +203,8 @@ class AdmitEvent(Quiet):
             yield Refuse(e.code, "identifiers")
             return
         refusal = unfit(event, at.envelope.type, refs, at.settings(at.controller))
+        if isinstance(event, LawActivated):
+            refusal = unknown_law(event, at.law(at.controller))
         if refusal is not None:
             yield refusal
             return
@@ -223,7 +230,7 @@ class AdmitEvent(Quiet):
                 yield Forward("case.events", ("hold", at.controller, event.hold_id), refs)
             case BreachEvent():
                 yield Forward("case.events", ("incident", event.incident_id), refs)
-            case ControllerConfigured():
+            case ControllerConfigured() | LawActivated():
                 yield Forward("case.events", ("controller", at.controller), refs)
             case RetentionPolicySet():
                 yield Forward("case.events", ("controller", at.controller), ())
@@ -231,8 +238,6 @@ class AdmitEvent(Quiet):
                 # Who it was stands in the entry itself, taken from the caller's token.
                 facts = {"action": event.action, "count": str(event.count)}
                 yield Audit("data.accessed", at.controller, facts, named=False)
-            case LawActivated():
-                raise AssertionError("refused above")
             case _:
                 assert_never(event)
 

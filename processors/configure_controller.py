@@ -1,4 +1,4 @@
-"""Keeps a controller's settings and policies: the last word by effective time is in force, and every task gets a copy."""
+"""Keeps a controller's settings, policies and choice of law packs: the last word is in force, and every task gets a copy."""
 
 from collections.abc import Iterator
 from typing import Any, ClassVar, assert_never
@@ -9,7 +9,7 @@ from processors.fields import merged_by, unknown
 from processors.kernel import Audit, Effect, Emit, Put, Quiet, Receipt, Refuse, State, View
 from processors.policies import POLICIES_MAX, facts_of_policy, policy_of, with_policy, wrong_period
 from schemas.base import NAME_CHARS_MAX, Record
-from schemas.events import METADATA_KEY, ControllerConfigured, RetentionPolicySet
+from schemas.events import METADATA_KEY, ControllerConfigured, LawActivated, RetentionPolicySet
 from schemas.topics import ControllerState
 
 SEEN_MAX = 64  # event ids remembered: a controller is configured by hand, a few times a year
@@ -24,6 +24,7 @@ class Settings(State):
     effective_ms: int
     event_id: str
     seen: list[str]
+    laws: dict[str, tuple[int, str]] = {}  # pack → effective time and id of the event that chose its version
 
 
 class ConfigureController(Quiet):
@@ -39,14 +40,16 @@ class ConfigureController(Quiet):
       `unknown` lists names that are no group.
     * The controller's own identifiers become refs: they are never subjects.
     * Retention policies stay through configurations; each is a version of its own name (`policies.py`), and raises `version` too.
+    * `law.activated` chooses the version of one pack: the last by effective time for each pack. It stays when settings change. A
+      pack or version that the deployment does not have is refused; it is on record as `law.activated`, or `law.overtaken`.
     """
 
     name = "configure_controller"
-    READS: ClassVar[tuple[type[Record], ...]] = (ControllerConfigured, RetentionPolicySet)
+    READS: ClassVar[tuple[type[Record], ...]] = (ControllerConfigured, RetentionPolicySet, LawActivated)
     STATE: ClassVar[tuple[type[State], ...]] = (Settings,)
 
     def fold(self, view: View, event: Any, at: Receipt) -> Iterator[Effect]:
-        """Yield the new settings, or nothing; refusals `too-many-groups`, `too-many-policies`, `not-a-period`."""
+        """Yield the new settings, or nothing; refusals `too-many-groups`, `too-many-policies`, `not-a-period`, `unknown-law`."""
         known = view.get(Settings)
         if known is not None and at.event_id in known.seen:
             return
@@ -55,6 +58,8 @@ class ConfigureController(Quiet):
                 yield from self._configure(known, event, at)
             case RetentionPolicySet():
                 yield from self._set_policy(known, event, at)
+            case LawActivated():
+                yield from self._activate(known, event, at)
             case _:
                 assert_never(event)
 
@@ -66,7 +71,7 @@ class ConfigureController(Quiet):
         rank = (at.effective_ms, at.event_id)
         seen = [*(known.seen if known else ()), at.event_id][-SEEN_MAX:]
         if known is not None and rank < (known.effective_ms, known.event_id):
-            yield Put(Settings(known.state, known.effective_ms, known.event_id, seen))
+            yield Put(msgspec.structs.replace(known, seen=seen))
             yield Audit("controller.overtaken", at.controller, {"version": str(known.state.version)})
             return
         before = known.state if known else ControllerState(controller=at.controller)
@@ -74,9 +79,9 @@ class ConfigureController(Quiet):
             controller=at.controller, version=before.version + 1, default_region=event.default_region,
             own_refs=tuple(ref for ref in at.envelope.refs if ref), employee_basis=event.employee_basis,
             four_eyes=event.four_eyes, sealed_fields=groups, targets=event.targets, merge_keys=event.merge_keys,
-            policies=before.policies,
+            policies=before.policies, law=before.law,
         )  # fmt: skip
-        yield Put(Settings(state, *rank, seen))
+        yield Put(Settings(state, *rank, seen, known.laws if known else {}))
         yield Audit("controller.configured", at.controller, {"version": str(state.version)})
         changed = _changed(before.sealed_fields, groups)
         fields = {name: to for name, to in changed.items() if not name.startswith(METADATA_KEY)}
@@ -106,9 +111,27 @@ class ConfigureController(Quiet):
             yield Audit("retention.policy_overtaken", at.controller, facts_of_policy(policy))
             return
         state = msgspec.structs.replace(old.state, version=old.state.version + 1, policies=policies)
-        yield Put(Settings(state, old.effective_ms, old.event_id, seen))
+        yield Put(msgspec.structs.replace(old, state=state, seen=seen))
         by = {"by": at.actor_hash(at.controller, at.envelope.actor), "version": str(state.version)}
         yield Audit("retention.policy_set", at.controller, facts_of_policy(policy) | by)
+        yield Emit("controllers", (at.controller,), state)
+
+    def _activate(self, known: Settings | None, event: LawActivated, at: Receipt) -> Iterator[Effect]:
+        if not at.law(at.controller).offers(event.pack, event.version):
+            yield Refuse("unknown-law", "pack")
+            return
+        known = known or Settings(ControllerState(controller=at.controller), 0, "", [])
+        known = msgspec.structs.replace(known, seen=[*known.seen, at.event_id][-SEEN_MAX:])
+        rank = (at.effective_ms, at.event_id)
+        facts = {"pack": event.pack, "version": event.version, "by": at.actor_hash(at.controller, at.envelope.actor)}
+        if rank < known.laws.get(event.pack, (0, "")):
+            yield Put(known)
+            yield Audit("law.overtaken", at.controller, facts)
+            return
+        law = {**known.state.law, event.pack: event.version}
+        state = msgspec.structs.replace(known.state, version=known.state.version + 1, law=law)
+        yield Put(msgspec.structs.replace(known, state=state, laws={**known.laws, event.pack: rank}))
+        yield Audit("law.activated", at.controller, facts | {"before": known.state.law.get(event.pack, "newest")})
         yield Emit("controllers", (at.controller,), state)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_chec
 
 import msgspec
 
+from law.book import Book
 from schemas.base import Record
 from schemas.routed import Envelope
 from schemas.topics import ControllerState
@@ -72,6 +73,10 @@ class Context(Protocol):
 
     def settings(self, controller: str) -> ControllerState:
         """The controller's settings in force here; defaults when it was never configured."""
+        ...
+
+    def law(self, controller: str) -> Book:
+        """The law packs in force for the controller: the versions that it activated, else the newest."""
         ...
 
     def ref(self, controller: str, kind: str, normal: str) -> str:
@@ -191,13 +196,14 @@ class Shred(msgspec.Struct, frozen=True):
 class Audit(msgspec.Struct, frozen=True):
     """Append an audit entry (`Record` in the design). `facts` are codes, counts and times: never personal.
 
-    `named` False leaves the subject out: for entries about someone who was forgotten.
+    `named` False leaves the subject out: for entries about someone who was forgotten. `law` names the packs that were asked.
     """
 
     kind: str
     controller: str
     facts: dict[str, str] = {}
     named: bool = True
+    law: str = ""
 
 
 class Remove(msgspec.Struct, frozen=True):

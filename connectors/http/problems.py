@@ -78,6 +78,7 @@ PROBLEMS: dict[str, ProblemType] = {
         empty_scope=("A scope that limits nothing", "Name conversations, a period or fields; without a scope it is everything."),
         nothing_chosen=("No fields chosen", "Neither the request nor the controller's `sealed_fields` chooses any."),
         not_a_period=("Not a period", "An ISO 8601 duration of one kind, such as P24M, P5Y or P90D; a hundred years at most."),
+        unknown_law=("Unknown law pack", "The deployment has no such version; `consentinel law list` shows what it has."),
         unusable=("Cannot be used", "The event is well formed but means nothing here."),
     ),
     **_types(
