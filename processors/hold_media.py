@@ -88,4 +88,4 @@ def _order(order_id: str) -> tuple[str, str]:
 
 
 def _kept(view: View, conversation_id: str) -> HeldItem | None:
-    return kept_item(view, conversation_id) if view.get(Item, conversation_id) is not None else None
+    return kept_item(view, conversation_id, media=True) if view.get(Item, conversation_id) is not None else None

@@ -1,7 +1,7 @@
-"""How long an item is kept: floors that forbid its end, ceilings that forbid its stay, from law packs and a controller's policies.
+"""How long an item is kept: floors forbid its end, ceilings its stay, from law packs and a controller's policies.
 
 `keep_until` is the latest of the floors, `erase_by` the earliest of the ceilings (GDPR Art. 5(1)(e), 17(3)(b)). Where they clash
-the floor wins for its own purpose, and for everything else the item is restricted from `erase_by` on (Art. 18(2): stored only). An
+the floor wins for its own purpose, and for everything else the item is restricted from `erase_by` on (Art. 18(2)). An
 absolute ceiling cuts every floor. The rules are pure; times are epoch milliseconds, and all of them count from the end of the
 conversation, or its start while no end is known.
 """
@@ -124,7 +124,7 @@ def _stamp(book: Book, on: date) -> str:
 @lru_cache(maxsize=4_096)
 def _rows(book: Book, places: tuple[str, ...], on: date) -> tuple[Row, ...]:
     """Floors and ceilings of all places, each once: the longest floor and the shortest ceiling win anyway."""
-    found = [row for place in places for kind in ("floor", "ceiling") for row in book.rows(kind, place, on)]  # type: ignore[arg-type]
+    found = [row for place in places for kind in ("floor", "ceiling") for row in book.rows(kind, place, on)]
     kept = {id(row): row for row in found if MATCHED >= row.applies.keys() and CHOSEN & row.applies.keys() and row.period}
     return tuple(kept.values())
 
