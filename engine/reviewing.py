@@ -24,6 +24,7 @@ from engine.layout import ALARM as ALARMS
 from engine.layout import REVIEWED
 from engine.partition import Partition
 from engine.runtime import Runtime
+from law.reading import PackRefused
 from processors.kernel import Processor, Reviewer
 from schemas.routed import Envelope
 
@@ -33,6 +34,7 @@ OWNERS_BESIDE_ALARMS: Final = 5
 LOOKS_PER_STEP: Final = 2_000  # alarms that are passed by: an owner may have thousands, and other processors have theirs
 WORK_PER_STEP: Final = 200  # keys and records written, as in a step of an alarm; the last owner's come on top
 OTHERS: Final = ""  # stands for every controller that was never configured
+UNKNOWN: Final = "?"  # a basis that cannot be told: nobody is woken for it, and everybody once it can be
 
 
 class Reviewed(msgspec.Struct, frozen=True, array_like=True):
@@ -51,6 +53,7 @@ class Reviews:
 
     def __init__(self, runtime: Runtime, shared: Shared) -> None:
         self._runtime, self._shared = runtime, shared
+        self.seen_ms = 0  # all owners that this process has were last known to have been seen then
         self._looked_ms = 0
         self._bases: dict[str, dict[str, str]] = {}  # by processor: by controller
         self._walking = True  # whether some partition may not have been seen under the bases of the last look
@@ -79,6 +82,8 @@ class Reviews:
             for processor in partition.plan.processors.values():
                 if isinstance(processor, Reviewer):
                     done += self._advance(partition, processor, commit, now_ms)
+        if not self._walking:
+            self.seen_ms = self._looked_ms
         return done
 
     def _look(self, partitions: Sequence[Partition], now_ms: int) -> None:
@@ -91,10 +96,16 @@ class Reviews:
 
     def _basis_of(self, reviewer: Reviewer, now_ms: int) -> dict[str, str]:
         shared = self._shared
+
+        def basis(controller: str) -> str:
+            try:
+                return reviewer.basis(shared.settings_of(controller), at, now_ms)
+            except PackRefused:  # this process lacks a version that the controller activated; another one may have it
+                return UNKNOWN
+
         envelope = Envelope(id="", source="consentinel", type=ALARM, controller="", time_ms=now_ms, receipt_ms=now_ms)
         at = Moment(shared, "", envelope, ("", 0, 0), now_ms)
-        others = reviewer.basis(shared.settings_of(OTHERS), at, now_ms)
-        own = {name: reviewer.basis(shared.settings_of(name), at, now_ms) for name in shared.settings}
+        others, own = basis(OTHERS), {name: basis(name) for name in shared.settings}
         return {OTHERS: others} | {name: basis for name, basis in own.items() if basis != others}
 
     def _advance(
@@ -128,7 +139,7 @@ class Reviews:
             owner, name, _ = key[1:].split(b"\0", 2)
             if name == processor.name.encode() and owner != seen:
                 controller = ALARM_VALUE.decode(value)[1]
-                if _of(mark.under, controller) != _of(mark.done, controller):
+                if _of(mark.under, controller) not in (_of(mark.done, controller), UNKNOWN):
                     if passed == most or partition.work >= WORK_PER_STEP:
                         return passed, after
                     partition.review(owner.decode(), controller, processor, processor.REVIEW, now_ms)

@@ -7,7 +7,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from connectors.http import audits, decisions, events, keys, operations, receipts, requests, reveal, subjects, vendors
+from connectors.http import audits, decisions, events, keys, operations, receipts, requests, retention, reveal, subjects, vendors
 from connectors.http.door import Door
 from connectors.http.problems import Problem
 from schemas.cloudevents import Event
@@ -72,6 +72,11 @@ ROUTES: dict[str, Route] = {
     operations.SCHEMA: Route(handler=operations.get_schema),
     operations.LAG: Route(handler=operations.get_lag),
     operations.RETAIN: Route(handler=operations.post_retain),
+    retention.RUN: Route(handler=retention.post_run, answers=retention.Ran),
+    retention.PREVIEW: Route(
+        handler=retention.get_preview, query={"controller": True, "before": False, "after": False}, answers=retention.Preview,
+    ),
+    retention.PROPOSED: Route(handler=retention.post_preview, reads={JSON: retention.Ask}, answers=retention.Preview),
     audits.REPORT: Route(handler=audits.get_report),
     audits.NOTES: Route(handler=audits.get_checkpoints),
     audits.PROOF: Route(handler=audits.get_proof, query={"origin": True, "index": False, "old": False}, media="text/plain"),
