@@ -90,7 +90,10 @@ def window_of(traits: Traits, times: Times, settings: ControllerState, book: Boo
     """The window of an item under a controller's policies and the law that is in force now."""
     policies = in_force(settings.policies, times.now_ms) if settings.policies else ()
     rows = _rows(book, traits.places, _day(times.now_ms)) if traits.purposes or traits.tags or traits.basis else ()
-    bounds = [*_of_policies(policies, traits, times), *_of_rows(rows, traits, times, book)]
+    rows = tuple(row for row in rows if _is_on(row, traits))
+    if not policies and not rows:  # nearly every item
+        return Window(Bound(erase_by(times.ended_ms, times.received_ms), DEFAULT))
+    bounds = [*_of_policies(policies, traits, times), *_of_rows(rows, times, book)]
     ceilings = [bound for bound, is_floor in bounds if not is_floor]
     if not any(c.rule == POLICY and c.media is not True for c in ceilings):
         ceilings.append(Bound(erase_by(times.ended_ms, times.received_ms), DEFAULT))
@@ -129,11 +132,10 @@ def _rows(book: Book, places: tuple[str, ...], on: date) -> tuple[Row, ...]:
     return tuple(kept.values())
 
 
-def _of_rows(rows: Iterable[Row], traits: Traits, times: Times, book: Book) -> Iterator[tuple[Bound, bool]]:
+def _of_rows(rows: Iterable[Row], times: Times, book: Book) -> Iterator[tuple[Bound, bool]]:
     for row in rows:
         period = row.period
-        if period is None or not all(_matches(key, value, traits) for key, value in row.applies.items()):
-            continue
+        assert period is not None, "rows without one are left out"
         media = True if row.applies.get("media") == "recording" else None
         origin = book.pack_of(row.rule).name
         if row.kind == "floor":
@@ -143,6 +145,13 @@ def _of_rows(rows: Iterable[Row], traits: Traits, times: Times, book: Book) -> I
             at_ms = ceiling_ms(times.ended_ms, period)
             at_ms = at_ms if row.absolute else max(at_ms, times.received_ms + IMPORT_GRACE_MS)
             yield Bound(at_ms, row.rule, origin, media, absolute=row.absolute), False
+
+
+def _is_on(row: Row, traits: Traits) -> bool:
+    for key, value in row.applies.items():
+        if not _matches(key, value, traits):
+            return False
+    return True
 
 
 def _matches(key: str, value: str, traits: Traits) -> bool:

@@ -1,4 +1,4 @@
-"""Retention at the door: what policies would destroy and when, before and after they are set; what is due goes when it is told to."""
+"""Retention at the door: what policies would destroy and when, before they are set; what is due goes when it is told to."""
 
 from typing import Any
 
