@@ -1,15 +1,17 @@
 """The law in force for a controller: which row of which pack's version holds at a place on a day. Pure, once it is read."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date
 from functools import lru_cache
 from pathlib import Path
 
 from law.places import chain
-from law.reading import PackRefused, check_versions, read_pack
+from law.reading import PackRefused, check_versions
 from law.rows import Kind, Pack, Row
+from law.signing import RELEASE_KEY, read_folder
 
+Others = Callable[[str, str], "Book"]  # pack and version → the book with that version instead
 SHIPPED = Path(__file__).resolve().parent / "packs"
 
 
@@ -24,10 +26,10 @@ class Book:
     Raises `PackRefused` where two packs have versions of one rule at one place.
     """
 
-    def __init__(self, packs: Iterable[Pack], *, proposed: bool = False, offered: frozenset[str] = frozenset()) -> None:
+    def __init__(self, packs: Iterable[Pack], *, proposed: bool = False, others: Others | None = None) -> None:
         self.packs = tuple(sorted(packs, key=lambda pack: pack.pack))
         self.proposed = proposed
-        self._offered = offered or frozenset(pack.name for pack in self.packs)
+        self._others = others
         self.names = " ".join(pack.name for pack in self.packs) + (" proposed" if proposed else "")
         self._versions = {pack.pack: pack.version for pack in self.packs}
         check_versions(row for pack in self.packs for row in pack.rows)
@@ -61,6 +63,15 @@ class Book:
                 return found[0]
         return None
 
+    def first(self, rule: str, place: str) -> Row:
+        """The oldest row of `rule` at `place`: for what happened before the pack's first day. Raises `PackRefused`."""
+        places = self._rules.get(rule, {})
+        for where in chain(place):
+            found = [row for row in places.get(where, ()) if row.status == "law"]
+            if found:
+                return min(found, key=lambda row: row.valid_from)
+        raise PackRefused(rule, "unknown-rule", place)
+
     def rows(self, kind: Kind, place: str, on: date, *, proposed: bool = False, **applies: str) -> list[Row]:
         """The rows of `kind` that hold at `place` on a day, one for each rule, in the packs' order.
 
@@ -79,8 +90,11 @@ class Book:
         return self._versions[pack]
 
     def offers(self, pack: str, version: str) -> bool:
-        """Whether that version could be chosen instead: the deployment has it."""
-        return f"{pack}@{version}" in self._offered
+        """Whether that version could be chosen instead: the deployment has it, and it goes with the others."""
+        try:
+            return self._versions.get(pack) == version or (self._others is not None and bool(self._others(pack, version)))
+        except PackRefused:
+            return False
 
     def pack_of(self, rule: str) -> Pack:
         """The pack that has `rule`. Raises `PackRefused`."""
@@ -90,21 +104,24 @@ class Book:
 
     def with_proposals(self) -> "Book":
         """The same packs as if what they list as proposed were law from its day on."""
-        return Book(self.packs, proposed=True, offered=self._offered)
+        return Book(self.packs, proposed=True, others=self._others)
 
 
 class Library:
-    """Every version of every pack that this deployment has, and the books that controllers' choices of versions make."""
+    """Every version of every pack that this deployment has, and the books that controllers' choices of versions make.
 
-    def __init__(self, packs: Iterable[Pack]) -> None:
+    `further` packs are an operator's own: none of them is in force anywhere before it is activated.
+    """
+
+    def __init__(self, packs: Iterable[Pack], further: Iterable[Pack] = ()) -> None:
         self._packs: dict[str, dict[str, Pack]] = {}
-        for pack in packs:
-            versions = self._packs.setdefault(pack.pack, {})
-            if pack.version in versions:
-                raise PackRefused(pack.name, "twice")
-            versions[pack.version] = pack
+        self._newest: dict[str, str] = {}
         self._books: dict[tuple[tuple[str, str], ...], Book] = {}
-        self._offered = frozenset(pack.name for versions in self._packs.values() for pack in versions.values())
+        for pack in packs:
+            self._add(pack)
+            self._newest[pack.pack] = max(self._packs[pack.pack], key=version_rank)
+        for pack in further:
+            self._add(pack)
         self.newest = self.book({})
 
     def packs(self) -> list[Pack]:
@@ -123,21 +140,21 @@ class Library:
         """The book of the chosen versions, and the newest of every other pack. Raises `PackRefused`."""
         key = tuple(sorted(chosen.items())) if chosen else ()
         if key not in self._books:
-            newest = {name: max(versions, key=version_rank) for name, versions in self._packs.items()}
-            packs = [self.pack(name, version) for name, version in {**newest, **chosen}.items()]
-            self._books[key] = Book(packs, offered=self._offered)
+            packs = [self.pack(name, version) for name, version in {**self._newest, **chosen}.items()]
+            self._books[key] = Book(packs, others=lambda pack, version: self.book({**chosen, pack: version}))
         return self._books[key]
 
-
-def read_folder(folder: Path) -> list[Pack]:
-    """Every pack of a folder: `gdpr.yaml`, and further versions as `gdpr@2025.1.yaml`. Raises `PackRefused`."""
-    return [read_pack(path) for path in sorted(folder.glob("*.yaml"))]
+    def _add(self, pack: Pack) -> None:
+        versions = self._packs.setdefault(pack.pack, {})
+        if pack.version in versions:
+            raise PackRefused(pack.name, "twice")
+        versions[pack.version] = pack
 
 
 @lru_cache(maxsize=1)
 def shipped_library() -> Library:
-    """The packs that come with this release, read once a process."""
-    return Library(read_folder(SHIPPED))
+    """The packs that come with this release, read once a process. Raises `PackRefused`."""
+    return Library(read_folder(SHIPPED, [RELEASE_KEY]))
 
 
 def shipped() -> Book:

@@ -31,7 +31,7 @@ class PackRefused(ValueError):
 
     Reasons: `unreadable`, `unknown-key`, `missing-key`, `unknown-kind`, `not-a-date`, `wrong-value`, `wrong-name`,
     `ends-before-it-begins`, `overlap`, `gap`, `twice`, `unknown-rule`, `rule-missing`, `unknown-pack`, `unknown-version`,
-    `unsigned`, `wrong-signature`, `wrong-vector`.
+    `unsigned`, `wrong-signature`, `wrong-vector`; and of what is asked: `not-in-force`, `no-extension`, `no-pause`.
     """
 
     def __init__(self, row: str, reason: str, detail: str = "") -> None:

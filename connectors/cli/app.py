@@ -11,6 +11,7 @@ import typer
 from connectors.cli import evidence, keys, people, retention, topology, watch
 from connectors.cli.gateway import add_gateway
 from connectors.cli.lag import add_lag
+from connectors.cli.law import law
 from connectors.cli.output import diagnose, facts_table, rows_table
 from connectors.cli.publish import Publisher
 from connectors.cli.scan import add_scan
@@ -66,6 +67,7 @@ for _name, _group in (
     ("consent", people.consent), ("subject", people.subject), ("request", people.request), ("hold", watch.hold),
     ("erase", people.erase), ("breach", watch.breach), ("retention", retention.retention), ("audit", evidence.audit),
     ("quarantine", watch.quarantine), ("topology", topology.topology), ("token", watch.token), ("keys", keys.keys),
+    ("law", law),
 ):  # fmt: skip
     app.add_typer(_group, name=_name)
 

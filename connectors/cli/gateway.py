@@ -66,7 +66,7 @@ def _opened(session: Session, data: Path, kafka: str | None) -> "Served":
     data.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
     ring = session.ring(data)(not begun(clients, names, topology))
     model = RedisReader(life, connection.prefix, names.units)
-    door = KafkaDoor(clients, names, topology, ring, model, system_clock, os.urandom)
+    door = KafkaDoor(clients, names, topology, ring, model, system_clock, os.urandom, session.library())
 
     def wait() -> None:
         if not door.wait_ready(SETTINGS_SECS_MAX):

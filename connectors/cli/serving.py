@@ -44,7 +44,7 @@ def serve_folder(session: Session, data: Path, host: str, port: int) -> None:
     shelves = shelves_of(settings.media, [data, settings.keys.ring or data.with_name(data.name + ".ring")])
 
     def opened() -> Served:
-        service = Service.open(data, ring=session.ring(data), limits=session.limits())
+        service = Service.open(data, ring=session.ring(data), limits=session.limits(), library=session.library())
 
         def wait() -> None:
             while not service.loop.obeyed and service.failed is None:

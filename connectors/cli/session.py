@@ -19,6 +19,9 @@ from connectors.cli.settings import Settings, load_settings
 from engine.keyring import OpenRing, RingFault
 from engine.runtime import FolderInUse, RuntimeFault
 from engine.service import Limits, Service
+from law.book import SHIPPED, Library, shipped_library
+from law.reading import PackRefused
+from law.signing import RELEASE_KEY, read_folder
 
 if TYPE_CHECKING:
     from connectors.registry import Registry
@@ -67,7 +70,7 @@ class Session:
         if not (data / STORE).is_file():
             raise Unanswered("there is no deployment in that data folder")
         try:
-            return Service.open(data, ring=self.ring(data), limits=self.limits())
+            return Service.open(data, ring=self.ring(data), limits=self.limits(), library=self.library())
         except FolderInUse:
             return None
 
@@ -76,6 +79,22 @@ class Session:
         from connectors.cli.rings import ring_of  # noqa: PLC0415 -- few commands need it
 
         return functools.partial(ring_of, self.settings.keys, data)
+
+    def library(self, *, wrap: bool = True) -> Library:
+        """The law packs: the shipped ones, and the operator's own. Raises `Unanswered`, or (not `wrap`) `PackRefused`."""
+        own = self.settings.law
+        try:
+            if own.folder is None:
+                return shipped_library()
+            if not own.folder.is_dir():
+                raise Unanswered("law.folder: there is no such folder")
+            return Library(read_folder(SHIPPED, [RELEASE_KEY]), read_folder(own.folder, own.keys))
+        except PackRefused as refused:
+            if not wrap:
+                raise
+            raise Unanswered(f"a law pack is refused: {refused}") from None
+        except ValueError:
+            raise BadUsage("law.keys: one of them is no verifier key, as `law key` shows it") from None
 
     def limits(self) -> Limits:
         """What the settings allow the engine."""

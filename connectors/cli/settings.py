@@ -160,6 +160,13 @@ class MediaSettings(_Section):
         return _given(self.s3_secret_key, self.s3_secret_key_file, "media.s3_secret_key", "media.s3_endpoint")
 
 
+class LawSettings(_Section):
+    """`law`: an operator's own packs (a folder of NAME.yaml with NAME.sig), and the public keys that they are trusted by."""
+
+    folder: Path | None = None
+    keys: list[str] = []
+
+
 def _given(secret: SecretStr | None, file: Path | None, name: str, needed_by: str) -> str:
     if secret is not None:
         return secret.get_secret_value()
@@ -191,6 +198,7 @@ class Settings(BaseSettings):
     redis: RedisSettings = RedisSettings()
     webhook: WebhookSettings = WebhookSettings()
     media: MediaSettings = MediaSettings()
+    law: LawSettings = LawSettings()
     freshness_secs: Annotated[float, Field(gt=0, le=60)] = FRESHNESS_SECS
     url: str | None = None
     token: SecretStr | None = None

@@ -85,6 +85,7 @@ def _run(
     engine = Worker.open(
         connection, data, ring=session.ring(data), name=named, topology=topology, limits=session.limits(),
         accept_loss=accept_loss, look_up=None if registry is None else registry.schema,
+        library=session.library(),
     )  # fmt: skip
     place = Place(connection, named, data, sock)
     source = f"consentinel/{engine.ring.deployment()}"

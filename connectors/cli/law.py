@@ -1,0 +1,240 @@
+"""Commands about the law packs: what holds where and when, whether a pack is sound, when something is due, who signed it."""
+
+import os
+from base64 import b64decode, b64encode
+from datetime import UTC, date, datetime, time
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from connectors.cli.faults import BadUsage, Refused, Unanswered
+from connectors.cli.output import facts_table, rows_table
+from connectors.cli.session import Session, command
+from connectors.cli.watch import write_private
+from engine.notes import Signer
+from law.book import Book
+from law.calendars import PlaceUnknown, zone
+from law.counting import Due, PeriodUnusable, due
+from law.reading import PackRefused, moment_of, read_pack, title
+from law.rows import Pack, Row
+from law.signing import ALGORITHM, RELEASE_KEY, SUFFIX, digest_of, read_signed, statement_of, verify
+
+law = typer.Typer(no_args_is_help=True, help="The law packs: rows with places, dates and sources. Nothing here is legal advice.")
+
+PRIVATE = "PRIVATE+KEY"
+SEED_BYTES = 32
+SHOWN = ("rule", "places", "value", "article", "certainty", "valid_from", "valid_to", "status", "pack")
+
+Place = Annotated[str, typer.Option("--place", help="ISO 3166 code: DE, US-CA, GB-ENG; or EU.")]
+AnyPlace = Annotated[str | None, typer.Option("--place", help="What holds there; else every place.")]
+On = Annotated[str | None, typer.Option("--on", metavar="DATE", help="The day; else today.")]
+Rule = Annotated[str, typer.Option("--rule", help="A rule's id, as `law list` shows it.")]
+Received = Annotated[str, typer.Option("--received", metavar="TIME", help="A date or time; without offset: there.")]
+Paused = Annotated[list[str] | None, typer.Option("--paused", metavar="FROM/TO", help="When the clock stood still; repeatable.")]
+Extended = Annotated[bool, typer.Option("--extended", help="With the extension that the rule allows.")]
+Proposed = Annotated[bool, typer.Option("--proposed", help="As if what is only proposed were law from its day on.")]
+Key = Annotated[Path, typer.Option("--key", metavar="FILE", help="The private key, as `law key` wrote it.")]
+
+
+@command(law, "list")
+def law_list(session: Session, place: AnyPlace = None, on: On = None, proposed: Proposed = False) -> None:
+    """List the rows in force, with article, source and how sure each is: V read, S secondary, M memory, X computed."""
+    library = session.library()
+    book = library.newest.with_proposals() if proposed else library.newest
+    day = datetime.now(UTC).date() if on is None else _day(on)
+    rows = [_shown(row, pack) for pack in book.packs for row in _held(book, pack, place, day)]
+    packs = [{"pack": p.pack, "version": p.version, "title": p.title, "sha256": digest_of(p)} for p in library.packs()]
+    document = {"on": day.isoformat(), "place": place, "rows": rows, "packs": packs}
+    session.show(document, rows_table(rows, SHOWN), rows_table(packs))
+
+
+@command(law, "check")
+def law_check(session: Session, file: Annotated[Path | None, typer.Argument(metavar="[FILE]")] = None) -> None:
+    """Check a pack, or all that are there, and run its own vectors. Exit code 1: something is wrong; the row is named."""
+    try:
+        packs = session.library(wrap=False).packs() if file is None else [_read(file, session.settings.law.keys)]
+        checked = [
+            {"pack": pack.name, "rows": len(pack.rows), "vectors": _run_vectors(pack), "sha256": digest_of(pack)}
+            for pack in packs
+        ]  # fmt: skip
+    except PackRefused as wrong:
+        found = {"ok": False, "row": wrong.row, "reason": wrong.reason, "detail": wrong.detail}
+        session.show(found, facts_table(found))
+        raise typer.Exit(1) from None
+    session.show({"ok": True, "packs": checked}, rows_table(checked))
+
+
+@command(law, "due")
+def law_due(
+    session: Session, rule: Rule, received: Received, place: Place, paused: Paused = None, extended: Extended = False,
+    proposed: Proposed = False,
+) -> None:  # fmt: skip
+    """Show when something is due, and how that was counted."""
+    book = session.library().newest
+    try:
+        steps, found = count(book.with_proposals() if proposed else book, rule, received, place, paused or (), extended=extended)
+    except PlaceUnknown:
+        raise BadUsage("--place: no ISO 3166 code of a country or of one's subdivision, nor EU") from None
+    except PeriodUnusable as wrong:
+        raise BadUsage(str(wrong)) from None
+    except PackRefused as wrong:
+        raise Refused(str(wrong)) from None
+    document = {"due": said(found), "steps": [*steps, *found.steps]}
+    session.show(document, facts_table({"due": document["due"]}), *document["steps"])
+
+
+@command(law, "key")
+def law_key(
+    session: Session, file: Annotated[Path, typer.Argument(metavar="FILE")],
+    name: Annotated[str, typer.Option("--name", help="Who signs: a name like example.com/law.")],
+) -> None:  # fmt: skip
+    """Draw a key to sign packs with: its private half goes into FILE (mode 0600), its public half is shown for `law.keys`."""
+    if file.exists():
+        raise Refused("that file exists: a key is never written over")
+    seed = os.urandom(SEED_BYTES)
+    try:
+        signer = Signer(name, seed)
+    except ValueError:
+        raise BadUsage("--name holds neither spaces nor plus") from None
+    key_id = signer.vkey.split("+")[1]
+    write_private(file, f"{PRIVATE}+{name}+{key_id}+{b64encode(ALGORITHM + seed).decode()}\n")
+    session.show({"vkey": signer.vkey}, signer.vkey)
+
+
+@command(law, "sign")
+def law_sign(session: Session, packs: Annotated[list[Path], typer.Argument(metavar="PACK...")], key: Key) -> None:
+    """Sign packs: a note of name and content hash beside each (NAME.sig). It is checked first, with its vectors."""
+    signer = _signer(key)
+    done = []
+    for path in packs:
+        try:
+            pack = read_pack(path)
+            _run_vectors(pack)
+            note = signer.sign(statement_of(pack))
+            verify(pack, note, [signer.vkey])
+        except PackRefused as wrong:
+            raise Refused(str(wrong)) from None
+        path.with_suffix(SUFFIX).write_text(note, encoding="utf-8")
+        done.append({"pack": pack.name, "sha256": digest_of(pack), "signed_by": signer.name})
+    session.show({"signed": done}, rows_table(done))
+
+
+def count(book: Book, rule: str, received: str, place: str, paused: Any, *, extended: bool) -> tuple[list[str], Due]:
+    """Count a rule's period: which row it is, in words, and when it ends. Raises `PackRefused` and the counting's faults."""
+    since = _moment(received, place, time(12), "received").astimezone(zone(place))
+    day = since.date()
+    row = book.row(rule, place, day)
+    if row is None:
+        raise PackRefused(rule, "not-in-force", f"no version of it holds at {place} on {day}")
+    if row.period is None:
+        raise PackRefused(rule, "wrong-value", "it is no period")
+    if extended and row.extend is None:
+        raise PackRefused(title(row), "no-extension", "the row allows none")
+    pauses = [_pause(text, place) for text in paused]
+    if pauses and row.pauses == "none":
+        raise PackRefused(title(row), "no-pause", "the row allows none")
+    mark = {"V": "read in the primary text", "S": "from a secondary source", "M": "from memory", "X": "computed"}[row.certainty]
+    at = "+".join(row.places)
+    steps = [f"{book.pack_of(rule).name}: {row.rule} at {at}, {row.article}, in force since {row.valid_from} ({mark})"]
+    if row.status == "proposed":
+        steps.append("this row is proposed, not law")
+    if pauses:
+        steps.append(f"its clock may stand still by {'statute' if row.pauses == 'statutory' else 'practice of the authorities'}")
+    return steps, due(row.period, since, place, extend=row.extend if extended else None, paused=pauses)
+
+
+def said(found: Due) -> str:
+    """The due day, or where hours decide the time there."""
+    return found.at.isoformat(timespec="seconds") if found.day is None else found.day.isoformat()
+
+
+def _run_vectors(pack: Pack) -> int:
+    """Count every vector of a pack; returns how many. Raises `PackRefused` with the vector that comes to something else."""
+    book = Book([pack])
+    for row in pack.rows:
+        for period in (row.period, row.extend):
+            try:
+                if period is not None:
+                    due(period, datetime(2026, 1, 2, 12, tzinfo=UTC), row.places[0])
+            except (PeriodUnusable, PlaceUnknown) as wrong:
+                raise PackRefused(title(row), "wrong-value", str(wrong)) from None
+    for vector in pack.vectors:
+        where = f"vector {vector.rule} {vector.place} {vector.received}"
+        try:
+            pauses = ["/".join(pause) for pause in vector.paused]
+            _, found = count(book, vector.rule, vector.received, vector.place, pauses, extended=vector.extended)
+            wanted = moment_of(vector.due)
+        except (PeriodUnusable, PlaceUnknown, BadUsage, ValueError) as wrong:
+            raise PackRefused(where, "wrong-vector", str(wrong)) from None
+        if wanted != (found.at if found.day is None else found.day):
+            raise PackRefused(where, "wrong-vector", f"it comes to {said(found)}, not {vector.due}")
+    return len(pack.vectors)
+
+
+def _held(book: Book, pack: Pack, place: str | None, day: date) -> list[Row]:
+    if place is None:
+        return [row for row in pack.rows if row.in_force(day) and (book.proposed or row.status == "law")]
+    rules = dict.fromkeys(row.rule for row in pack.rows)
+    return [row for rule in rules if (row := book.row(rule, place, day)) is not None]
+
+
+def _shown(row: Row, pack: Pack) -> dict[str, Any]:
+    found: dict[str, Any] = msgspec.to_builtins(row)
+    return {**found, "value": _value(row), "valid_to": found.get("valid_to"), "pack": pack.name}
+
+
+def _value(row: Row) -> str:
+    """The row's value in words."""
+    if row.period is not None:
+        longer = f", and {row.extend.amount} {row.extend.unit} more" if row.extend is not None else ""
+        return f"{row.period.amount} {row.period.unit} ({row.period.counting}){longer}"
+    if row.hours is not None:
+        return ", ".join(f"{a}-{b}" for a, b in row.hours.spans)
+    if row.words is not None:
+        return ", ".join(row.words)
+    return f"{row.number:g}" if row.number is not None else "yes" if row.flag else "no"
+
+
+def _read(file: Path, keys: list[str]) -> Pack:
+    """A pack from a file. Where a note stands beside it, it must be a trusted key's; one without may be in the making."""
+    if not file.is_file():
+        raise Unanswered("there is no such file")
+    return read_signed(file, [RELEASE_KEY, *keys]) if file.with_suffix(SUFFIX).exists() else read_pack(file)
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise BadUsage("--on is no date: it reads 2026-11-20") from None
+
+
+def _moment(text: str, place: str, at: time, name: str) -> datetime:
+    """A time: with its offset, or the place's; a date alone is that day at `at`."""
+    try:
+        found = datetime.combine(date.fromisoformat(text), at) if len(text) == 10 else datetime.fromisoformat(text)
+    except ValueError:
+        raise BadUsage(f"--{name} is neither a date nor a time of ISO 8601") from None
+    return found if found.tzinfo is not None else found.replace(tzinfo=zone(place))
+
+
+def _pause(text: str, place: str) -> tuple[datetime, datetime]:
+    """FROM/TO; a date alone is its first moment there."""
+    since, slash, to = text.partition("/")
+    if not slash:
+        raise BadUsage("--paused is FROM/TO")
+    return _moment(since, place, time(0), "paused"), _moment(to, place, time(0), "paused")
+
+
+def _signer(key: Path) -> Signer:
+    try:
+        head, word, name, _, encoded = key.read_text(encoding="utf-8").strip().split("+", 4)
+        seed = b64decode(encoded, validate=True)
+        if f"{head}+{word}" == PRIVATE and seed[:1] == ALGORITHM:
+            return Signer(name, seed[1:])
+    except (OSError, ValueError):
+        pass
+    raise Unanswered("the key file cannot be read: it is none that `law key` wrote")
+

@@ -1,0 +1,5 @@
+consentinel-law-pack/1
+breach@2026.1
+7f6afdb13242a3a977f798d8a108610fdd52a8d62fe294080a932566ad8dea20
+
+— consentinel/law-release 5r1ndygNdqpqsv3O7sYtqtc+mVgW/5MIryiGtkR0EMzs0NG881YzOloZ29d+cUgu9dbLetuND/sLL8Vyc1pFdIWimwc=

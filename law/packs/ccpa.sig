@@ -1,0 +1,5 @@
+consentinel-law-pack/1
+ccpa@2026.1
+989aee6e548abe5e2c295ba2a1038fa81f4ed0a4091e38be1609c2cba1efa5b0
+
+— consentinel/law-release 5r1nd46bI+ZzTrRafLSoYuGYgbgCg4w5gOGqLK5q6NUFmQL5GP/xldZqknTNdOqhLN6lvUMt2tRAtgCHoWPeTKBrVgw=

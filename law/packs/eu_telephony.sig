@@ -1,0 +1,5 @@
+consentinel-law-pack/1
+eu_telephony@2026.1
+116333709cebfc81ee61c7e82de6632ef9782dba92c1efcd6896fb3505acfd84
+
+— consentinel/law-release 5r1ndzKIExxeMPhxKNKpQ4EHAvhw1k2qgLtl2TqjBVM0W+laOoRPojemBs2Ca+luaRpqvjtCVdfr6B4YYGCR0h0z5Ag=

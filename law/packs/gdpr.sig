@@ -1,0 +1,5 @@
+consentinel-law-pack/1
+gdpr@2026.1
+2cfeaf0ecc9f81b2c2e0887eb3c26944727b257d9c73b13c169f0c06a35a53b8
+
+— consentinel/law-release 5r1ndx3QKC05NkaoJcH2hgAmCb0fIxXfj+BhoINkY19rAdmRifvmTE/LTtfwGe2IaZZMyW6I4X5ukH/FUWAs4jCwhwc=

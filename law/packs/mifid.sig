@@ -1,0 +1,5 @@
+consentinel-law-pack/1
+mifid@2026.1
+8e5d79688c737de73bc5719b745547f718b46cf33c6a3b322c491cc078e6b28e
+
+— consentinel/law-release 5r1nd3r8JrW92piQWwh052NHaiwcos8w0lDrsWTinWbagTdWj6w0pW9dfns6/AxRzK2GlksQXbqqISGg901Qg8e6igI=

@@ -1,0 +1,5 @@
+consentinel-law-pack/1
+pci@2026.1
+4b08cf9f7ca6de89f9e279d60298fc2dd164d04e7e22429e9ef532e4334741e7
+
+— consentinel/law-release 5r1nd/GYnyBwebeXkCx0ybMjjQcPhn7XoFHhqah/dppL5OOGRx4dr+SFdz0oFK42Gw04dgOTHuTEwIqMHwQQrrxCnAQ=

@@ -1,0 +1,5 @@
+consentinel-law-pack/1
+tcpa_tsr@2026.1
+7a4c5e7e4d793344f246a1bc6e616355d1e5202a04488d0cd2ffd10606ab7f63
+
+— consentinel/law-release 5r1ndzVSUQxwqVj+yvsocoieG6Ld41CUq9cKhOeODHfYer7Tgd2AWd1v/CDB7j7RPhKK60XLt5xjoMaeGiBVuSgyWA4=

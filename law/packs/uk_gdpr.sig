@@ -1,0 +1,5 @@
+consentinel-law-pack/1
+uk_gdpr@2026.1
+77893cbf7dc800c793c23ea55ab22a83926a5c5f40015c87460a96223084f634
+
+— consentinel/law-release 5r1nd2p4OT/XqrToKmVG5jTOZ0+8rEKz/RJOm6Pr9NAnxKyo+8myuL9KRhiOEIxkHkRbNrkxPJc9i8TPOgNXJXJJtQw=
