@@ -1,7 +1,7 @@
 """Retention at the door: what the policies, or proposed ones, would destroy and when; and what is due now, destroyed now."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -16,7 +16,7 @@ from connectors.http.tokens import Token
 from engine.deployment import Deployment, Rung
 from law.book import Book
 from processors.forecast import Fate, fate_of
-from processors.item import HeldBy, Item, ItemMedia, Tagged
+from processors.item import HeldBy, Item, ItemMedia, Planned, Tagged
 from processors.planning import traits_of
 from processors.policies import policy_of, with_policy, wrong_period
 from schemas.base import Moment, Name
@@ -30,6 +30,7 @@ LISTED_MAX = 1_000
 POLICIES_MAX = 64
 NEVER_MS = 1 << 62
 AUDIT = "audit.entries"
+KEPT_USES = frozenset(("transcribe", "train", "share", "export"))  # of what is kept; dialling and recording make something new
 
 
 class Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -97,6 +98,15 @@ class _Owner:
 
     def is_held(self, conversation_id: str) -> bool:
         return self._all or conversation_id in self._held
+
+
+def is_restricted(service: Deployment, refs: Iterable[str], conversation_id: str, purpose: str | None) -> bool:
+    """Whether somebody's part in the conversation is kept for duties only, none of which is for this purpose."""
+    planned = (service.record("subject", ref, Planned, conversation_id) for ref in refs)
+    return any(
+        p is not None and p.restricted_ms is not None and purpose not in {floor.purpose or floor.ground for floor in p.floors}
+        for p in planned
+    )  # fmt: skip
 
 
 def preview(service: Deployment, controller: str, proposed: ControllerState | None, before_ms: int, after: str) -> Preview:

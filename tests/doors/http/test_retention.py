@@ -138,3 +138,30 @@ def test_a_query_that_says_nothing_is_refused(still: Any, query: dict[str, str])
 def test_a_policy_that_is_none_is_refused_at_the_door(still: Any) -> None:
     answer = still.send("retention.policy_set", policy("two years"))
     assert answer.status_code == 422 and answer.json()["type"].endswith(":not-a-period") and answer.json()["field"] == "keep_for"
+
+
+def test_what_is_kept_for_a_duty_may_be_used_for_nothing_else(stocked: Any) -> None:
+    stocked.send("retention.policy_set", policy("P6Y", "tax", purpose="billing") | {"ground": "tax_law"})
+    who = [{"kind": "crm", "value": "C-m"}]
+    given = {"identifiers": who, "purposes": ["billing", "research"], "method": "web", "evidence": {}}
+    stocked.send("consent.given", given)
+    stocked.service.settle()
+
+    def reasons(purpose: str, use: str = "export") -> list[str]:
+        found: list[str] = stocked.decide("", use=use, identifiers=who, purpose=purpose, conversation_id="m")["reasons"]
+        return found
+
+    stocked.now_ms += 6_000
+    stocked.service.settle()
+    assert reasons("research") == []
+    asked = {"request_id": "q", "right": "erasure", "regime": "gdpr", "identifiers": who, "received_via": "web"}
+    stocked.send("request.opened", asked)
+    stocked.send("request.identity_verified", {"request_id": "q", "actor": "x"})
+    stocked.service.settle()
+    stocked.now_ms += 1_000
+    stocked.send("consent.given", given)  # the person came back
+    stocked.service.settle()
+    told = stocked.root.get("/v1/requests/q").json()
+    assert told["identifiers"][0]["kept"][0]["grounds"] == ["tax_law"] and told["identifiers"][0]["kept"][0]["until_ms"]
+    assert reasons("research") == ["restricted"] and reasons("billing") == []
+    assert "restricted" not in reasons("research", use="dial")
