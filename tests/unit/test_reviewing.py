@@ -164,3 +164,17 @@ def test_a_person_with_many_items_is_looked_at_in_steps(tmp_path: Path, monkeypa
     world.settle(MONTHS_7_MS)
     assert not world.latest("conversations.protected")
     world.close()
+
+
+def test_an_earlier_time_is_noticed_within_a_look_and_a_turn_for_each_part(
+    world: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    monkeypatch.setattr(reviewing, "OWNERS_PER_STEP", 3)
+    monkeypatch.setattr(reviewing, "OWNERS_BESIDE_ALARMS", 3)
+    set_policy(world, "P1D")  # everything is due, but for the grace of 30 days
+    world.settle(1_000)
+    world.now_ms += reviewing.LOOK_MS
+    monkeypatch.setattr(Partition, "ring", lambda *_: None)  # alarms wait, as if there was no end of them
+    for _ in range(-(-PEOPLE // 3)):
+        world.loop.turn()
+    assert world.loop.reviews.seen_ms == world.now_ms
