@@ -112,7 +112,8 @@ class Reviews:
         self, partition: Partition, processor: Processor, commit: Callable[[Sequence[Partition], int], None], now_ms: int
     ) -> int:  # fmt: skip
         at, bases = (partition.plan.name, partition.partition, processor.name), self._bases.get(processor.name, {})
-        mark = self._marks.get(at) or self._read(partition, processor.name)
+        known = self._marks.get(at) or self._read(partition, processor.name)
+        mark = known or Reviewed()
         if mark.after is None:
             if mark.done == bases:
                 return 0
@@ -120,6 +121,9 @@ class Reviews:
         self._walking = True
         passed, after = self._walk(partition, processor, mark, now_ms)
         mark = Reviewed(mark.under) if after is None else Reviewed(mark.done, mark.under, after)
+        if known is None and not passed and after is None:  # nobody is there yet: nothing is written for that
+            self._marks[at] = mark
+            return 0
         partition.overlay.set(REVIEWED + processor.name.encode(), msgspec.msgpack.encode(mark))
         self._marks.pop(at, None)  # a commit that is lost leaves what the store has
         commit([partition], now_ms)
@@ -148,9 +152,9 @@ class Reviews:
             after = key
         return passed, after if len(pairs) == LOOKS_PER_STEP else None
 
-    def _read(self, partition: Partition, name: str) -> Reviewed:
+    def _read(self, partition: Partition, name: str) -> Reviewed | None:
         data = self._runtime.get(partition.plan.name, partition.partition, REVIEWED + name.encode())
-        return Reviewed() if data is None else msgspec.msgpack.decode(data, type=Reviewed)
+        return None if data is None else msgspec.msgpack.decode(data, type=Reviewed)
 
 
 def _of(bases: Mapping[str, str], controller: str) -> str | None:

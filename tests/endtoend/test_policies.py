@@ -1,4 +1,4 @@
-"""Policies that come, change and end over two years of restarts: each item goes once, when they say, as told by a slower reckoning."""
+"""Policies that come, change and end over two years of restarts: each item goes once, when a slower reckoning says so."""
 
 from __future__ import annotations
 
