@@ -17,8 +17,8 @@ from connectors.http.roles import REVEALERS, allows
 from connectors.http.tokens import Token
 from processors.fence import Fence
 from processors.grounds import told_of
-from processors.item import HeldBy, Item, ItemLine, ItemMedia, Masked, Pointer
-from processors.item_view import is_reviewable
+from processors.item import HeldBy, Item, ItemLine, ItemMedia, Masked, Planned, Pointer
+from processors.item_view import end_of, is_reviewable
 from processors.permissions import PART, Permissions, resolve, status_at
 from schemas.base import Name, Text
 from schemas.events import Identifier
@@ -187,6 +187,7 @@ class _Dossier:
         ]
         masked = next((found for _, found in service.records("subject", ref, Masked, name)), None) or Masked()
         plain["anonymised"] = masked.groups
+        plain |= end_of(item, service.record("subject", ref, Planned, name))._asdict()
         plain["reviewable"] = is_reviewable(item, masked, (media.fate for _, media in heard))
         personal = {attribute: open_(item, attribute) for attribute in Item.SEALED}
         return {"conversation_id": name, **plain, **personal, "lines": lines, "more_lines": more, "recordings": recordings}
