@@ -69,7 +69,7 @@ class Reviews:
         self._looked_ms = 0
 
     def work(self, owned: Callable[[], list[Partition]], commit: Callable[[Sequence[Partition], int], None], now_ms: int) -> int:
-        """Do a part of what there is to do; returns how many owners and alarms were passed. Raises `CommitLost`."""
+        """Do a part of what there is to do; returns how many owners and parts that was. Raises `CommitLost`."""
         due = abs(now_ms - self._looked_ms) >= LOOK_MS
         if not due and not self._walking:
             return 0
@@ -77,11 +77,23 @@ class Reviews:
         if due or not self._bases:
             self._look(partitions, now_ms)
         self._walking = False
+        touched: list[Partition] = []
+        marks: dict[tuple[str, int, str], Reviewed] = {}
         done = 0
         for partition in partitions:
             for processor in partition.plan.processors.values():
-                if isinstance(processor, Reviewer):
-                    done += self._advance(partition, processor, commit, now_ms)
+                if not isinstance(processor, Reviewer):
+                    continue
+                moved = self._advance(partition, processor, now_ms)
+                if moved is not None:
+                    done += moved[0] + 1
+                    marks[partition.plan.name, partition.partition, processor.name] = moved[1]
+                    touched.append(partition)
+        if touched:
+            for at in marks:
+                self._marks.pop(at, None)  # a commit that is lost leaves what the store has
+            commit(touched, now_ms)
+            self._marks |= marks
         if not self._walking:
             self.seen_ms = self._looked_ms
         return done
@@ -108,28 +120,24 @@ class Reviews:
         others, own = basis(OTHERS), {name: basis(name) for name in shared.settings}
         return {OTHERS: others} | {name: basis for name, basis in own.items() if basis != others}
 
-    def _advance(
-        self, partition: Partition, processor: Processor, commit: Callable[[Sequence[Partition], int], None], now_ms: int
-    ) -> int:  # fmt: skip
+    def _advance(self, partition: Partition, processor: Processor, now_ms: int) -> tuple[int, Reviewed] | None:
+        """Put the next part of a walk into the partition's turn: how many owners were woken, and its mark. None: there is none."""
         at, bases = (partition.plan.name, partition.partition, processor.name), self._bases.get(processor.name, {})
         known = self._marks.get(at) or self._read(partition, processor.name)
         mark = known or Reviewed()
         if mark.after is None:
             if mark.done == bases:
-                return 0
+                return None
             mark = Reviewed(mark.done, bases, b"")
         self._walking = True
         passed, after = self._walk(partition, processor, mark, now_ms)
         mark = Reviewed(mark.under) if after is None else Reviewed(mark.done, mark.under, after)
         if known is None and not passed and after is None:  # nobody is there yet: nothing is written for that
             self._marks[at] = mark
-            return 0
+            return None
         partition.overlay.set(REVIEWED + processor.name.encode(), msgspec.msgpack.encode(mark))
-        self._marks.pop(at, None)  # a commit that is lost leaves what the store has
-        commit([partition], now_ms)
-        self._marks[at] = mark
         self._shared.count("reviewed", processor.name, by=passed)
-        return passed + 1
+        return passed, mark
 
     def _walk(self, partition: Partition, processor: Processor, mark: Reviewed, now_ms: int) -> tuple[int, bytes | None]:
         """Wake the next owners; returns how many, and the last alarm that was passed (None: there are no more)."""

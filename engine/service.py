@@ -234,17 +234,24 @@ class Service(Reads):
         topic, began_ms = AUDIT_TOPIC, self.clock()
         ends = {n: self.runtime.end(topic, n) for n in range(self.topology.topics[topic].partitions)}
         give_up = monotonic() + RING_SECS_MAX
+        # What was accepted before, a change of settings above all, is folded first; only then is it looked at who is concerned.
+        folded = self._wait_for(lambda: self.loop.beat_ms >= began_ms, give_up)
+        looked_ms = self.clock()
         self.loop.reviews.look_now()
-        while not self._has_rung(began_ms) and monotonic() < give_up:
-            if self._threads:
-                self._stopping.wait(RING_POLL_SECS)
-            else:
-                self.settle()
-        return Rung(began_ms, self._has_rung(began_ms), ends)
 
-    def _has_rung(self, by_ms: int) -> bool:
-        due_ms = self.loop.next_alarm_ms()
-        return self.loop.reviews.seen_ms >= by_ms <= self.loop.beat_ms and (due_ms is None or due_ms > by_ms)
+        def rung() -> bool:
+            due_ms = self.loop.next_alarm_ms()
+            return self.loop.reviews.seen_ms >= looked_ms and (due_ms is None or due_ms > began_ms)
+
+        return Rung(began_ms, folded and self._wait_for(rung, give_up), ends)
+
+    def _wait_for(self, done: Callable[[], bool], give_up: float) -> bool:
+        while not done() and monotonic() < give_up:
+            if not self._threads:
+                self.settle()
+            elif self._stopping.wait(RING_POLL_SECS):
+                return False
+        return done()
 
     def _destroy_closed(self, class_: RawClass, now_ms: int) -> None:
         """Destroy closed keys under which no record is left and nothing is being written (no turn runs meanwhile)."""

@@ -14,10 +14,14 @@ from schemas.topics import ControllerState
 
 
 class Fate(NamedTuple):
-    """When the item goes, by which rule, and its recordings where they go sooner. `restricted`: it is only kept by a duty now."""
+    """When the item goes, by which ceiling, and its recordings where they go sooner.
+
+    `kept_by`: the floor that keeps it past its ceiling. `restricted`: that is so now.
+    """
 
     goes_ms: int
     rule: Bound
+    kept_by: Bound | None
     media_ms: int | None
     media_rule: Bound | None
     restricted: bool
@@ -41,9 +45,10 @@ def fate_of(traits: Traits, ended_ms: int, received_ms: int, now_ms: int, settin
         goes_ms = max(window.goes_ms, at_ms)
         if end_ms is None or goes_ms < end_ms:
             restricted = bool(first.floors) and first.erase.at_ms <= now_ms
-            imported = window.erase.at_ms == received_ms + IMPORT_GRACE_MS
+            kept_by = window.floors[0] if window.floors and window.floors[0].at_ms > window.erase.at_ms else None
+            imported = goes_ms == received_ms + IMPORT_GRACE_MS
             media_ms, media_rule = media or (None, None)
-            return Fate(goes_ms, window.erase, media_ms, media_rule, restricted, imported)
+            return Fate(goes_ms, window.erase, kept_by, media_ms, media_rule, restricted, imported)
     raise AssertionError("the last moment has no end")
 
 

@@ -43,7 +43,10 @@ class Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
 
 class Going(msgspec.Struct, frozen=True):
-    """What goes, and when. `what`: the conversation of this identifier, or only its recordings."""
+    """What goes, when, and by which ceiling. `what`: the conversation of this identifier, or only its recordings.
+
+    `kept_by`: the duty that keeps it until then, past its ceiling. `imported`: it is old, and gets its time from its receipt.
+    """
 
     subject_ref: str
     conversation_id: str
@@ -51,6 +54,7 @@ class Going(msgspec.Struct, frozen=True):
     goes_ms: int
     rule: str
     origin: str
+    kept_by: str
     imported: bool
 
 
@@ -161,11 +165,11 @@ def _recordings(service: Deployment, owner: str, conversation_id: str) -> int:
 
 def _goings(owner: str, conversation_id: str, fate: Fate, recordings: int) -> Iterator[Going]:
     """What of one item goes: itself, and before it its recordings."""
-    rule = fate.rule
-    yield Going(owner, conversation_id, "conversation", fate.goes_ms, rule.rule, rule.origin, fate.imported)
+    rule, kept_by = fate.rule, f"{fate.kept_by.rule} {fate.kept_by.origin}" if fate.kept_by is not None else ""
+    yield Going(owner, conversation_id, "conversation", fate.goes_ms, rule.rule, rule.origin, kept_by, fate.imported)
     if recordings and fate.media_rule is not None and fate.media_ms is not None:
         rule = fate.media_rule
-        yield Going(owner, conversation_id, "recordings", fate.media_ms, rule.rule, rule.origin, False)
+        yield Going(owner, conversation_id, "recordings", fate.media_ms, rule.rule, rule.origin, "", False)
 
 
 def _month(ms: int) -> str:

@@ -13,7 +13,8 @@ PREVIEW, RUN = "/v1/retention/preview", "/v1/admin/retention/now"
 def start(still: Any, name: str, channel: str = "voice", controller: str = "acme", **more: Any) -> None:
     party = {"party_id": "p", "role": "customer", "identifiers": [{"kind": "crm", "value": f"C-{name}"}]}
     data = {"conversation_id": name, "channel": channel, "direction": "inbound", "parties": [party], **more}
-    assert still.send("call.started", data, controller).status_code == 202
+    time = {"time": data.pop("time")} if "time" in data else {}
+    assert still.send("call.started", data, controller, **time).status_code == 202
 
 
 @pytest.fixture
@@ -87,7 +88,16 @@ def test_a_duty_to_keep_is_seen_to_outlast_the_default(stocked: Any) -> None:
     duty = policy("P6Y", "tax", purpose="billing") | {"ground": "tax_law"}
     found = shown(stocked, duty)
     assert (found["earlier"], found["later"]) == (0, 1)
-    assert max(row["goes_ms"] for row in found["listed"]) > stocked.now_ms + 6 * 365 * DAY_MS
+    kept = {row["conversation_id"]: row for row in found["listed"] if row["kept_by"] == "policy tax"}
+    assert set(kept) == {"m"} and kept["m"]["goes_ms"] > stocked.now_ms + 6 * 365 * DAY_MS
+
+
+def test_old_material_is_listed_before_it_goes(stocked: Any) -> None:
+    start(stocked, "old", time="2020-01-01T00:00:00Z")
+    stocked.service.settle()
+    found = shown(stocked, before="2027-03-01")
+    assert found["imported"] == 1
+    assert [(row["conversation_id"], row["goes_ms"]) for row in found["listed"]] == [("old", stocked.now_ms + 30 * DAY_MS)]
 
 
 def test_it_is_told_in_parts(stocked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
