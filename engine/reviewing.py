@@ -121,7 +121,7 @@ class Reviews:
         return {OTHERS: others} | {name: basis for name, basis in own.items() if basis != others}
 
     def _advance(self, partition: Partition, processor: Processor, now_ms: int) -> tuple[int, Reviewed] | None:
-        """Put the next part of a walk into the partition's turn: how many owners were woken, and its mark. None: there is none."""
+        """Put the next part of a walk into the partition's turn: how many owners were woken, and its mark; None: all is seen."""
         at, bases = (partition.plan.name, partition.partition, processor.name), self._bases.get(processor.name, {})
         known = self._marks.get(at) or self._read(partition, processor.name)
         mark = known or Reviewed()

@@ -12,6 +12,9 @@ import msgspec
 import yaml
 
 from law.asked import ASKED
+from law.calendars import is_place
+from law.counting import PeriodUnusable
+from law.counting import check as check_period
 from law.rows import Kind, Pack, Row, Vector
 
 TEXT_CHARS_MAX = 1_048_576  # the largest shipped pack has some 40,000
@@ -86,9 +89,9 @@ def check(pack: Pack) -> None:
     for vector in pack.vectors:
         if vector.rule not in rules:
             raise PackRefused(f"vector {vector.rule}", "unknown-rule")
-    for rule in ASKED.get(pack.pack, ()):
-        if rule not in rules:
-            raise PackRefused(rule, "rule-missing", f"code asks {pack.pack} for it")
+    for rule, place in ASKED.get(pack.pack, {}).items():
+        if not any(row.rule == rule and row.status == "law" and row.period and place in row.places for row in pack.rows):
+            raise PackRefused(rule, "rule-missing", f"code asks {pack.pack} for its period at {place}")
 
 
 def check_versions(rows: Iterable[Row]) -> None:
@@ -127,14 +130,21 @@ def _row(item: Any, number: str) -> Row:
     given = [value for value in VALUES if getattr(row, value) is not None]
     if given != [VALUE_OF[row.kind]]:
         raise PackRefused(named, "wrong-value", f"a {row.kind} has a value under {VALUE_OF[row.kind]} and no other")
-    if not RULE.fullmatch(row.rule) or not row.places or not all(PLACE.fullmatch(place) for place in row.places):
+    places = [place for place in row.places if PLACE.fullmatch(place) and is_place(place)]
+    if not RULE.fullmatch(row.rule) or not places or len(places) != len(row.places):
         raise PackRefused(named, "wrong-name", "rule or places")
     if len({*row.places}) != len(row.places):
         raise PackRefused(named, "twice", "places")
     if row.valid_to is not None and row.valid_to <= row.valid_from:
         raise PackRefused(named, "ends-before-it-begins")
-    if any(period is not None and not 0 <= period.amount <= 100_000 for period in (row.period, row.extend)):
-        raise PackRefused(named, "wrong-value", "amount")
+    for period in (row.period, row.extend):
+        try:
+            if period is not None:
+                check_period(period)
+        except PeriodUnusable as wrong:
+            raise PackRefused(named, "wrong-value", str(wrong)) from None
+    if row.extend is not None and (row.period is None or (row.extend.unit == "hours") != (row.period.unit == "hours")):
+        raise PackRefused(named, "wrong-value", "extend: there is no period that it could be added to")
     if row.hours is not None and not all(_is_time(a) and _is_time(b) and a < b for a, b in row.hours.spans):
         raise PackRefused(named, "wrong-value", "spans")
     if row.hours is not None and not all(0 <= day <= 6 for day in row.hours.weekdays):

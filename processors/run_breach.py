@@ -1,23 +1,26 @@
 """Runs the legal clocks of an incident: alerts before they run out, and after.
 
-GDPR Art. 33(1): 72 hours from awareness to the authority. Art. 33(2): the processor tells the controller without undue
-delay. Hours never roll over a weekend or a holiday (Regulation 1182/71 Art. 3(4) is about periods expressed otherwise
-than in hours; law.md, section 2: never stretch).
+GDPR Art. 33(1): from awareness to the authority, in the hours that the law packs say. Art. 33(2): the processor tells the
+controller without undue delay. Hours never roll over a weekend or a holiday (Regulation 1182/71 Art. 3(4) is about periods
+expressed otherwise than in hours; law.md, section 2: never stretch).
 """
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import ClassVar, Literal
 
 import msgspec
 
+from law.counting import due
+from law.places import chain
 from processors.kernel import Alarm, Audit, Effect, Emit, Incurious, Instant, Put, Receipt, Refuse, State, View, Wake
 from processors.terms import HOUR_MS
 from schemas.base import Record
 from schemas.events import BreachEvent, Risk
 from schemas.topics import BreachAlert
 
-AUTHORITY_HOURS = 72  # Art. 33(1)
+AUTHORITY_HOURS = 72  # Art. 33(1), for incidents that were reported before the packs were asked
+AUTHORITY = {"EU": "gdpr.art33.authority", "GB": "uk_gdpr.art33.authority"}  # by where the controller is; else as in the Union
 EVENTS_MAX = 1_000  # event ids remembered per incident: an incident has some tens of reports, assessments and notices
 ALARM = "breach_clock"
 
@@ -58,20 +61,27 @@ class Incident(State):
     told_level: str = ""
     told_due_ms: int = 0
     events: list[str] = msgspec.field(default_factory=list)
+    authority_ms: int = 0  # by when the authority must know, as the packs in force said when it was last told of
+    high_only: bool = False  # whether only a high risk is told to the authority, as is proposed
+    law: str = ""  # the pack, with its version, that says so
 
     @property
     def due_ms(self) -> int:
         """When the role's clock runs out; from detection while awareness is not stated, which is never later."""
         start_ms = self.detected_ms if self.aware_ms is None else self.aware_ms
-        return start_ms + AUTHORITY_HOURS * HOUR_MS if self.role == "controller" else start_ms
+        if self.role == "processor":
+            return start_ms
+        return self.authority_ms or start_ms + AUTHORITY_HOURS * HOUR_MS
 
     @property
     def stopped(self) -> str:
-        """Why no clock runs: `notified`, `unlikely`, `closed`; empty while one does."""
+        """Why no clock runs: `notified`, `unlikely`, `not_high`, `closed`; empty while one does."""
         if TOLD[self.role] in self.notified:
             return "notified"
         if self.risk == "unlikely" and self.role == "controller":
             return "unlikely"  # Art. 33(1) knows this exception; Art. 33(2) does not
+        if self.high_only and self.risk != "high" and self.role == "controller":
+            return "not_high"
         stated_ms = self.statement[1] if self.statement[0] else None
         if self.closed_ms is not None and (stated_ms is None or self.closed_ms > stated_ms):
             return "closed"
@@ -81,7 +91,8 @@ class Incident(State):
 class RunBreach(Incurious):
     """Runs the clocks of one incident.
 
-    * Controller: `gdpr.art33.authority`, 72 hours from awareness; without `aware_at` from detection, marked `assumed`.
+    * Controller: `gdpr.art33.authority`, from awareness by the row of the law packs on that day (72 hours); without `aware_at`
+      from detection, marked `assumed`.
       Processor: `gdpr.art33_2.controller`, due at awareness: there is no grace, so it is overdue until the controller
       has been told.
     * Alerts on `breach.alerts`: `started`, then `48h`, `24h`, `6h` of headroom and `overdue`. Of levels that had passed
@@ -109,12 +120,13 @@ class RunBreach(Incurious):
         incident = _stated(known, event, at)
         incident.events = [*known.events, at.event_id][-EVENTS_MAX:]
         incident.clock_ms = max(known.clock_ms, at.receipt_ms)
+        _take_law(incident, at)
         facts = {
             "role": event.role, "risk": event.risk, "detected_ms": str(_ms(event.detected_at)),
             "aware_ms": str(_ms(event.aware_at or event.detected_at)), "assumed": "no" if event.aware_at else "yes",
             "affected": str(incident.affected),
         }  # fmt: skip
-        yield Audit(at.envelope.type, at.controller, facts)
+        yield Audit(at.envelope.type, at.controller, facts, law=incident.law)
         yield from _tell(incident)
 
     def wake(self, view: View, alarm: Alarm, now: Instant) -> Iterator[Effect]:
@@ -122,6 +134,19 @@ class RunBreach(Incurious):
         known = view.get(Incident)
         if known is not None:
             yield from _tell(msgspec.structs.replace(known, clock_ms=max(known.clock_ms, now.now_ms)))
+
+
+def _take_law(incident: Incident, at: Receipt) -> None:
+    """Take what the packs in force say of the day of awareness, where the controller is."""
+    book, region = at.law(at.controller), at.settings(at.controller).default_region
+    home = next((place for place in chain(region or "EU") if place in AUTHORITY), "EU")
+    place = region if region is not None and home in chain(region) else home
+    start_ms = incident.detected_ms if incident.aware_ms is None else incident.aware_ms
+    start = datetime.fromtimestamp(start_ms / 1000, UTC)
+    row = book.row(AUTHORITY[home], place, start.date()) or book.first(AUTHORITY[home], place)
+    assert row.period is not None, "a clock has a period: packs are checked when they are read"
+    incident.authority_ms, incident.high_only = _ms(due(row.period, start, place).at), row.applies.get("only") == "high"
+    incident.law = book.pack_of(row.rule).name
 
 
 def _stated(known: Incident, event: BreachEvent, at: Receipt) -> Incident:
@@ -171,7 +196,7 @@ def _tell(incident: Incident) -> Iterator[Effect]:
         facts = {"clock": told_clock, "level": told_level, "due_ms": str(told_due_ms), "headroom_ms": str(headroom_ms)}
         if stopped:
             facts["stopped"] = stopped
-        yield Audit("breach.alert", incident.controller, facts)
+        yield Audit("breach.alert", incident.controller, facts, law=incident.law)
         alert = BreachAlert(
             incident_id=incident.incident_id, controller=incident.controller, clock=told_clock, level=told_level,
             due_ms=told_due_ms, headroom_ms=headroom_ms, risk=incident.risk, affected=incident.affected,

@@ -12,6 +12,7 @@ from connectors.cli import evidence, keys, people, retention, topology, watch
 from connectors.cli.gateway import add_gateway
 from connectors.cli.lag import add_lag
 from connectors.cli.law import law
+from connectors.cli.law_diff import add_diff
 from connectors.cli.output import diagnose, facts_table, rows_table
 from connectors.cli.publish import Publisher
 from connectors.cli.scan import add_scan
@@ -62,6 +63,7 @@ def publish(
 
 
 people.add_decide(app)
+add_diff(law)
 add_lag(app)
 for _name, _group in (
     ("consent", people.consent), ("subject", people.subject), ("request", people.request), ("hold", watch.hold),

@@ -85,7 +85,7 @@ def test_check_runs_every_vector_and_names_the_row_that_is_wrong(capsys: pytest.
         (text.replace("due: 2026-10-05", "due: 2026-10-03"), "vector gdpr.art12.response DE 2026-09-03", "wrong-vector"),
         (text.replace("2024-01-01, status", "2024-13-01, status", 1), "row", "not-a-date"),
         (text.replace('{amount: 3, unit: months, counting: "1182_71"}', "{amount: 3, unit: months, counting: moon}"),
-         "gdpr.art12.extended EU 2018-05-25", "wrong-value"),
+         "row 2: gdpr.art12.extended", "wrong-value"),
     ):  # fmt: skip
         (folder / "own.yaml").write_text(wrong)
         found = asked(capsys, "check", "own.yaml", code=1)

@@ -47,6 +47,13 @@ def pack(*rows: dict[str, Any], vectors: tuple[dict[str, Any], ...] = (), **more
         pytest.param(pack({"period": None}), "row 1: x.rule", "wrong-value", id="no value"),
         pytest.param(pack({"places": []}), "row 1: x.rule", "wrong-name", id="nowhere"),
         pytest.param(pack({"places": ["Germany"]}), "row 1: x.rule", "wrong-name", id="no code of a place"),
+        pytest.param(pack({"places": ["XX"]}), "row 1: x.rule", "wrong-name", id="no place"),
+        pytest.param(
+            pack({"period": {"amount": 1, "unit": "days", "counting": "moon"}}), "row 1: x.rule", "wrong-value", id="no counting"
+        ),
+        pytest.param(
+            pack({"extend": {"amount": 1, "unit": "hours"}}), "row 1: x.rule", "wrong-value", id="hours added to months"
+        ),
         pytest.param(pack({"certainty": "sure"}), "row 1: x.rule", "wrong-value", id="no mark"),
         pytest.param("pack: x\npack: y\n", "pack", "unreadable", id="a key twice"),
         pytest.param("a: &a [1]\nb: *a\n", "pack", "unreadable", id="an alias"),
