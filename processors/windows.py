@@ -93,7 +93,7 @@ def window_of(traits: Traits, times: Times, settings: ControllerState, book: Boo
     rows = tuple(row for row in rows if _is_on(row, traits))
     if not policies and not rows:  # nearly every item
         return Window(Bound(erase_by(times.ended_ms, times.received_ms), DEFAULT))
-    bounds = [*_of_policies(policies, traits, times), *_of_rows(rows, times, book)]
+    bounds = [*_of_policies(policies, traits, times), *_of_rows(rows, traits, times, book)]
     ceilings = [bound for bound, is_floor in bounds if not is_floor]
     if not any(c.rule == POLICY and c.media is not True for c in ceilings):
         ceilings.append(Bound(erase_by(times.ended_ms, times.received_ms), DEFAULT))
@@ -132,10 +132,12 @@ def _rows(book: Book, places: tuple[str, ...], on: date) -> tuple[Row, ...]:
     return tuple(kept.values())
 
 
-def _of_rows(rows: Iterable[Row], times: Times, book: Book) -> Iterator[tuple[Bound, bool]]:
+def _of_rows(rows: Iterable[Row], traits: Traits, times: Times, book: Book) -> Iterator[tuple[Bound, bool]]:
     for row in rows:
         period = row.period
         assert period is not None, "rows without one are left out"
+        for place in traits.places:
+            book.row(row.rule, place, _day(times.now_ms))  # asked by name: a replay notes which rules an outcome rests on
         media = True if row.applies.get("media") == "recording" else None
         origin = book.pack_of(row.rule).name
         if row.kind == "floor":

@@ -1,19 +1,24 @@
 """A change of policies is noticed by every dossier whose due times rest on it, in small parts, across restarts."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from engine import reviewing
 from engine.loop import TaskLoop, plans
 from engine.partition import Partition
 from engine.runtime import CommitLost
+from law.book import Library, shipped
+from law.rows import Period
 from processors import enforce_retention
 from processors.kernel import EFFECTS_PER_STEP_MAX
 from processors.registry import processors
 from processors.terms import DAY_MS
+from processors.windows import law_stamp
 from tests.harness import START_MS, Deployment, call, party
 
 PEOPLE, CALLS_EACH = 60, 3
@@ -178,3 +183,30 @@ def test_an_earlier_time_is_noticed_within_a_look_and_a_turn_for_each_part(
     for _ in range(-(-PEOPLE // 3)):
         world.loop.turn()
     assert world.loop.reviews.seen_ms == world.now_ms
+
+
+def test_a_law_pack_that_is_activated_is_noticed_as_well(world: Deployment) -> None:
+    world.publish("controller.configured", {"default_region": "FR", "employee_basis": "art6_1_b"})
+    start = call("q", party("a", "customer", ("crm", "quality"))) | {"purposes": ["quality"]}
+    world.publish("call.started", start)
+    world.publish("call.recording_started", {"conversation_id": "q", "recording_id": "r", "confirmed": True})
+    (pack,) = (p for p in world.shared.library.packs() if p.pack == "eu_telephony")
+    rows = tuple(
+        msgspec.structs.replace(row, period=Period(amount=3, unit="months")) if row.rule == "cnil.quality.ceiling" else row
+        for row in pack.rows
+    )
+    packs = [*world.shared.library.packs(), msgspec.structs.replace(pack, version="2000.1", rows=rows, vectors=())]
+    world.shared.library = Library(packs)
+    noticed(world)
+    world.publish("law.activated", {"pack": "eu_telephony", "version": "2000.1"})
+    noticed(world)
+    world.settle(95 * DAY_MS)
+    (due,) = world.audit("item.recordings_due")
+    assert (due.facts["rule"], due.facts["pack"]) == ("cnil.quality.ceiling", "eu_telephony@2000.1")
+
+
+def test_a_row_of_law_that_begins_or_ends_changes_what_due_times_rest_on() -> None:
+    book = shipped()
+    days = {law_stamp(book, round(datetime(*day, tzinfo=UTC).timestamp() * 1000)) for day in ((2024, 5, 15), (2024, 5, 16))}
+    assert len(days) == 2, "the TSR's two years became five that day (16 CFR 310.5)"
+    assert len({law_stamp(book, START_MS + n * DAY_MS) for n in range(30)}) == 1
