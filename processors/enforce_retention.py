@@ -125,7 +125,7 @@ class EnforceRetention(Incurious):
         asked = Asked(acknowledge_by_ms=by_ms)
         if window.goes_ms > now.now_ms:
             if window.media is not None and window.media_ms is not None and window.media_ms <= now.now_ms:
-                yield from order_due_media(view, conversation_id, item, window.media, asked)
+                yield from order_due_media(view, conversation_id, item, window.media, asked, now.now_ms)
             return
         yield from destroy_item(view, item, conversation_id, "retention", now.now_ms, asked, window.erase.facts)
         order_id = f"ret_{now.derive(0)}"

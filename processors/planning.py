@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from processors.erase_subject import STEP, Erasure, Waiting, is_ordered
 from processors.hold_media import REVIEW, KeptMedia
 from processors.item import (
+    EXPIRE,
     Asked,
     Floor,
     Item,
@@ -23,6 +24,7 @@ from processors.protect_item import REVIEW_ONE
 from processors.windows import Bound, Times, Traits, Window, window_of
 from schemas.topics import ControllerState
 
+RECORDINGS_PER_STEP = 60  # ordered away by one alarm: two effects each; the next step wakes itself
 
 def window_for(view: View, conversation_id: str, item: Item, at: Context, now_ms: int) -> Window:
     """What rules make of an item now."""
@@ -102,9 +104,12 @@ def unordered(view: View, conversation_id: str, item: Item) -> list[str]:
     ]  # fmt: skip
 
 
-def order_due_media(view: View, conversation_id: str, item: Item, due: Bound, asked: Asked) -> Iterator[Effect]:
+def order_due_media(view: View, conversation_id: str, item: Item, due: Bound, asked: Asked, now_ms: int) -> Iterator[Effect]:
     """Recordings go before their conversation: the order only, which asks itself whether anybody else's hold keeps them."""
-    recordings = unordered(view, conversation_id, item)
+    found = unordered(view, conversation_id, item)
+    recordings = found[:RECORDINGS_PER_STEP]
+    if len(found) > len(recordings):
+        yield Wake(EXPIRE + conversation_id, now_ms)
     if recordings:
         yield Audit("item.recordings_due", item.controller, due.facts | {"recordings": str(len(recordings))})
     for recording_id in recordings:

@@ -37,7 +37,7 @@ import msgspec
 import pytest
 import yaml
 
-from processors import erase_consents, item, parking, request_case
+from processors import erase_consents, item, parking, planning, request_case
 from processors.decide_use import Mark, PartyView, Use, decide_use
 from processors.fence import Fence
 from processors.keep_consent import KeepConsent
@@ -54,7 +54,7 @@ MOMENTS = {"valid_until", "expires", "until", "detected_at", "aware_at", "notifi
 ENVELOPE = {"at", "type", "received", "id", "source", "by", "owner", "controller", "refs"}
 OUTCOMES = {"rows", "log", "audit", "refused", "effects", "records", "state", "keys", "alarms", "asks"}
 SHARED = {"owner", "settings", "task", "limits", "links"}
-LIMITED = (item, parking, request_case, erase_consents)  # processors share these limits
+LIMITED = (item, parking, request_case, erase_consents, planning)  # processors share these limits
 SEPARATOR = "\x1f"  # between an alarm's name and what it is about
 
 
