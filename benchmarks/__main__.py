@@ -1,19 +1,19 @@
-"""`./run bench [embedded|kafka|keys|erasure]`: prints a table of CPU per event and its ratio to a floor of the same run.
+"""`./run bench [embedded|kafka|keys|erasure|decisions]`: prints a table of CPU per event, mostly beside a floor of the same run.
 
 `kafka` runs against `$KAFKA_BOOTSTRAP`, or on a broker of its own. `keys` is what a rotation of keys costs. `erasure` is how long
-erasures take, and what a hundred at once cost others.
+erasures take, and what a hundred at once cost others. `decisions` is what a verdict costs, by place.
 """
 
 import argparse
 import sys
 
-DEFAULT_EVENTS = {"embedded": 20_000, "kafka": 200_000, "restore": 1_000_000, "keys": 100_000}
+DEFAULT_EVENTS = {"embedded": 20_000, "kafka": 200_000, "restore": 1_000_000, "keys": 100_000, "decisions": 20_000}
 
 
 def main() -> None:
     """Run the named benchmark."""
     parser = argparse.ArgumentParser(prog="./run bench", description=__doc__)
-    parser.add_argument("what", nargs="?", default="embedded", choices=["embedded", "kafka", "keys", "erasure"])
+    parser.add_argument("what", nargs="?", default="embedded", choices=["embedded", "kafka", "keys", "erasure", "decisions"])
     parser.add_argument("--events", type=int, help="events of floor and job, records to restore, or keys")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--consents", type=int, default=60_000, help="kafka: events of the real consent path")
@@ -41,6 +41,11 @@ def main() -> None:
         from benchmarks import keys  # noqa: PLC0415
 
         keys.run(events, args.rounds)
+        return
+    if args.what == "decisions":
+        from benchmarks import decisions  # noqa: PLC0415
+
+        decisions.run(events, args.rounds)
         return
     from benchmarks import kafka  # noqa: PLC0415
 

@@ -1,12 +1,17 @@
-"""Which rules code asks for by name, per pack, and where at least: a version of the pack that lacks one is refused."""
+"""Which rules code asks for by name, per pack: a version of the pack that lacks one is refused when it is read."""
 
-ASKED: dict[str, dict[str, str]] = {
-    "gdpr": {"gdpr.art12.response": "EU", "gdpr.art12.extended": "EU"},
-    "uk_gdpr": {"uk_gdpr.art12.response": "GB", "uk_gdpr.art12.extended": "GB"},
-    "ccpa": {
-        "ccpa.confirm": "US-CA", "ccpa.respond": "US-CA", "ccpa.respond_extended": "US-CA", "ccpa.opt_out": "US-CA",
-        "ccpa.limit": "US-CA",
-    },
-    "tcpa_tsr": {"tcpa.revocation": "US"},
-    "breach": {"gdpr.art33.authority": "EU", "uk_gdpr.art33.authority": "GB", "us_ca.breach_residents": "US-CA"},
-}  # fmt: skip
+ASKED: dict[str, tuple[str, ...]] = {
+    "gdpr": ("gdpr.art12.response", "gdpr.art12.extended"),
+    "uk_gdpr": ("uk_gdpr.art12.response", "uk_gdpr.art12.extended"),
+    "ccpa": ("ccpa.confirm", "ccpa.respond", "ccpa.respond_extended", "ccpa.opt_out"),
+    "tcpa_tsr": ("tcpa.revocation", "tcpa.revoke_all", "tcpa.national_dnc.age_days", "tcpa.64_1200_c_1.hours"),
+    "breach": ("gdpr.art33.authority", "us_ca.breach_residents"),
+}
+
+# Clocks that run without anybody looking: each has a period as law, at this place at least.
+CLOCKS: dict[str, dict[str, str]] = {
+    "gdpr": {"gdpr.art12.response": "EU"},
+    "uk_gdpr": {"uk_gdpr.art12.response": "GB"},
+    "ccpa": {"ccpa.respond": "US-CA", "ccpa.opt_out": "US-CA", "ccpa.limit": "US-CA"},
+    "breach": {"gdpr.art33.authority": "EU", "uk_gdpr.art33.authority": "GB"},
+}

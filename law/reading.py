@@ -11,7 +11,7 @@ from typing import Any, get_args
 import msgspec
 import yaml
 
-from law.asked import ASKED
+from law.asked import ASKED, CLOCKS
 from law.calendars import is_place
 from law.counting import PeriodUnusable
 from law.counting import check as check_period
@@ -89,7 +89,10 @@ def check(pack: Pack) -> None:
     for vector in pack.vectors:
         if vector.rule not in rules:
             raise PackRefused(f"vector {vector.rule}", "unknown-rule")
-    for rule, place in ASKED.get(pack.pack, {}).items():
+    for rule in ASKED.get(pack.pack, ()):
+        if rule not in rules:
+            raise PackRefused(rule, "rule-missing", f"code asks {pack.pack} for it")
+    for rule, place in CLOCKS.get(pack.pack, {}).items():
         if not any(row.rule == rule and row.status == "law" and row.period and place in row.places for row in pack.rows):
             raise PackRefused(rule, "rule-missing", f"code asks {pack.pack} for its period at {place}")
 

@@ -9,6 +9,7 @@ from processors.fields import merged_by, unknown
 from processors.kernel import Audit, Effect, Emit, Put, Quiet, Receipt, Refuse, State, View
 from processors.policies import POLICIES_MAX, facts_of_policy, policy_of, with_policy, wrong_period
 from schemas.base import NAME_CHARS_MAX, Record
+from schemas.cloudevents import millis
 from schemas.events import METADATA_KEY, ControllerConfigured, LawActivated, RetentionPolicySet
 from schemas.topics import ControllerState
 
@@ -80,6 +81,8 @@ class ConfigureController(Quiet):
             own_refs=tuple(ref for ref in at.envelope.refs if ref), employee_basis=event.employee_basis,
             four_eyes=event.four_eyes, sealed_fields=groups, targets=event.targets, merge_keys=event.merge_keys,
             policies=before.policies, law=before.law,
+            national_dnc_as_of_ms=millis(event.national_dnc_as_of) if event.national_dnc_as_of else None,
+            recording_duty=event.recording_duty,
         )  # fmt: skip
         yield Put(Settings(state, *rank, seen, known.laws if known else {}))
         yield Audit("controller.configured", at.controller, {"version": str(state.version)})

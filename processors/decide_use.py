@@ -1,36 +1,35 @@
-"""Decides whether a use of people's data is allowed now: a pure function of what each party permits, with every reason.
+"""Decides whether a use of people's data is allowed: a pure function of what each party permits and of the law.
 
-The clock is an argument, so any verdict can be reached again later, as of its moment.
+The clock and the law's book are arguments, so any verdict can be reached again later, as of its moment or under another law.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Literal, get_args
+from collections.abc import Iterable, Iterator, Sequence
 
-import msgspec
-
+from law.book import Book
+from processors.dial_rules import dial_findings
+from processors.local_rules import behind
+from processors.minors import age_findings
 from processors.permissions import ANY, GRANTS, PART, Permissions, resolve, status_at
+from processors.record_rules import duty_rules, must_be_recorded, record_findings
+from processors.uses import (
+    EMPLOYEES,
+    OF_THE_MOMENT,
+    REASONS,
+    Finding,
+    Mark,
+    PartyView,
+    Reason,
+    Use,
+    UseName,
+    Verdict,
+    asked_of,
+    overlap,
+)
 from schemas.topics import ConsentStatus, ControllerState
-from schemas.topics import Verdict as Answer
 
-UseName = Literal["dial", "record", "transcribe", "train", "share", "export"]
-Reason = Literal[
-    "company_dnc",  # an identifier is on the company's do-not-call list (47 CFR 64.1200(d)); dial
-    "consent_expired",  # the grant's time is up
-    "consent_refused",
-    "consent_unknown",  # no identifier of a party has a grant for purpose × channel × brand, and none denies
-    "consent_withdrawn",  # GDPR Art. 7(3)
-    "employee_basis_undeclared",  # an employee takes part, no basis is declared; record, transcribe, train
-    "gpc",  # Global Privacy Control (11 CCR §7025); share, export
-    "national_dnc",  # an identifier is on the national do-not-call list; dial
-    "no_party",  # nobody was named whose permission could be asked
-    "objection",  # GDPR Art. 21; dial, share, train, export
-    "purpose_missing",  # no purpose, or `*`: a use is for one purpose
-    "withdrawal_pending",  # a denial was accepted and is not folded yet
-]
-REASONS: tuple[str, ...] = get_args(Reason)
+__all__ = ["BLOCKS", "OF_THE_MOMENT", "REASONS", "Mark", "PartyView", "Reason", "Use", "UseName", "Verdict", "decide_use"]
 
 RECORDING = "recording"  # contract, section 2: the purpose of a record decision that names none
-EMPLOYEES = frozenset({"agent", "supervisor"})
 EMPLOYEE_USES = frozenset({"record", "transcribe", "train"})
 DENIALS: dict[ConsentStatus, Reason] = {
     "refused": "consent_refused",
@@ -48,46 +47,8 @@ BLOCKS: dict[str, dict[UseName, Reason]] = {
 }
 
 
-class Mark(msgspec.Struct, frozen=True):
-    """A denial that the door accepted and no task has folded yet. It can only deny."""
-
-    purposes: tuple[str, ...] = (ANY,)
-    channels: tuple[str, ...] = (ANY,)
-    brand: str = ANY
-
-
-class PartyView(msgspec.Struct, frozen=True):
-    """One party: what each of its identifiers permits (None: nothing is known), and pending denials.
-
-    `own`: all its identifiers are the controller's own. Own identifiers beside others are left out of `permissions`.
-    """
-
-    role: str
-    permissions: tuple[Permissions | None, ...] = ()
-    own: bool = False
-    marks: tuple[Mark, ...] = ()
-
-
-class Use(msgspec.Struct, frozen=True):
-    """What someone wants to do, and when (epoch ms). Without a brand, or with channel `*`, it is for all of them."""
-
-    use: UseName
-    at_ms: int
-    channel: str
-    purpose: str | None = None
-    brand: str = ANY
-
-
-class Verdict(msgspec.Struct, frozen=True):
-    """`allow` has no reasons, `deny` has every one, sorted. `epoch` is the highest among the parties' identifiers."""
-
-    verdict: Answer
-    reasons: tuple[Reason, ...]
-    epoch: int
-
-
-def decide_use(parties: Sequence[PartyView], use: Use, settings: ControllerState) -> Verdict:
-    """Whether `use` is allowed for all `parties`.
+def decide_use(parties: Sequence[PartyView], use: Use, settings: ControllerState, book: Book) -> Verdict:
+    """Whether `use` is allowed for all `parties`, by the rows of `book` that hold at their places on that day.
 
     * Consent counts per purpose × channel × brand. `record` without a purpose means `recording`; any other use without
       one denies.
@@ -95,28 +56,67 @@ def decide_use(parties: Sequence[PartyView], use: Use, settings: ControllerState
       wins, one grant is needed, and an identifier of which nothing is known is neutral beside a grant. No such party at
       all denies.
     * Refusal, withdrawal, expiry and not knowing each deny. So do suppression lists (`BLOCKS`) until they expire, and
-      marks.
+      marks. So does a grant that a child was too young to give.
     * A use for all brands or all channels is denied by a denial of any one of them: nobody said which it will be.
     * Employees are not asked for consent; recording, transcribing and training need the controller's declared basis for
       them. Bots and the controller's own identifiers are nobody.
+    * Calling, recording and training follow the rules of each party's place (`dial_rules`, `record_rules`).
+    * Where a conversation has to be recorded and may not be, the call is denied as well.
     """
+    found = _Found()
     purpose = use.purpose or (RECORDING if use.use == "record" else ANY)
-    reasons: set[Reason] = set()
     if purpose == ANY:
-        reasons.add("purpose_missing")
-    asked = [party for party in parties if party.role not in EMPLOYEES and party.role != "bot" and not party.own]
+        found.deny("purpose_missing")
+    asked = asked_of(parties)
     if not asked:
-        reasons.add("no_party")
+        found.deny("no_party")
     if use.use in EMPLOYEE_USES and not settings.employee_basis and any(party.role in EMPLOYEES for party in parties):
-        reasons.add("employee_basis_undeclared")
+        found.deny("employee_basis_undeclared")
     for party in asked:
-        reasons.update(_suppressed(party, use))
+        reasons = set(_suppressed(party, use))
         if any(_meets(mark, purpose, use) for mark in party.marks):
             reasons.add("withdrawal_pending")
         if purpose != ANY:
             reasons.update(_consent(party, purpose, use))
+            found.take(age_findings(party, purpose, use, book))
+        for reason in reasons:
+            found.deny(reason, behind(reason, use, party, book))
+        found.take(dial_findings(party, use, settings, book) if use.use == "dial" else record_findings(party, use, book))
+    if use.use in ("dial", "record") and must_be_recorded(use, settings):
+        denied = bool(found.reasons) if use.use == "record" else _may_not_be_recorded(parties, use, settings, book)
+        rules = duty_rules(asked, use, settings, book) or {""}
+        found.take(Finding("recording_duty_unmet" if denied else None, rule) for rule in rules)
     epochs = [known.epoch for party in parties for known in party.permissions if known is not None]
-    return Verdict("deny" if reasons else "allow", tuple(sorted(reasons)), max(epochs, default=0))
+    return found.verdict(max(epochs, default=0))
+
+
+class _Found:
+    """What was found: reasons with the rules behind them, and the rules that were met."""
+
+    def __init__(self) -> None:
+        self.reasons: set[Reason] = set()
+        self.against: set[str] = set()
+        self.met: set[str] = set()
+
+    def deny(self, reason: Reason, rules: Iterable[str] = ()) -> None:
+        self.reasons.add(reason)
+        self.against.update(rules)
+
+    def take(self, findings: Iterable[Finding]) -> None:
+        for reason, rule in findings:
+            if reason is None:
+                self.met.add(rule)
+            else:
+                self.deny(reason, (rule,))
+
+    def verdict(self, epoch: int) -> Verdict:
+        rules = (self.against if self.reasons else self.met) - {""}
+        return Verdict("deny" if self.reasons else "allow", tuple(sorted(self.reasons)), epoch, tuple(sorted(rules)))
+
+
+def _may_not_be_recorded(parties: Sequence[PartyView], use: Use, settings: ControllerState, book: Book) -> bool:
+    recording = Use("record", use.at_ms, use.channel, RECORDING, use.brand, use.campaign, card_data=use.card_data)
+    return decide_use(parties, recording, settings, book).verdict == "deny"
 
 
 def _consent(party: PartyView, purpose: str, use: Use) -> set[Reason]:
@@ -147,13 +147,9 @@ def _within(known: Permissions, purpose: str, use: Use) -> set[tuple[str, str]]:
     cells: set[tuple[str, str]] = set()
     for key in known.cells:
         p, channel, brand = key.split(PART)
-        if p in (purpose, ANY) and _overlap(channel, use.channel) and _overlap(brand, use.brand):
+        if p in (purpose, ANY) and overlap(channel, use.channel) and overlap(brand, use.brand):
             cells.add((channel if use.channel == ANY else use.channel, brand if use.brand == ANY else use.brand))
     return cells
-
-
-def _overlap(one: str, other: str) -> bool:
-    return one == other or ANY in (one, other)
 
 
 def _suppressed(party: PartyView, use: Use) -> Iterator[Reason]:
@@ -167,4 +163,4 @@ def _suppressed(party: PartyView, use: Use) -> Iterator[Reason]:
 def _meets(mark: Mark, purpose: str, use: Use) -> bool:
     """Whether a pending denial and the use overlap in purpose, channel and brand; `*` on either side meets all."""
     pairs = ((mark.purposes, purpose), (mark.channels, use.channel), ((mark.brand,), use.brand))
-    return all(any(_overlap(name, wanted) for name in names) for names, wanted in pairs)
+    return all(any(overlap(name, wanted) for name in names) for names, wanted in pairs)

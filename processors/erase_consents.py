@@ -35,7 +35,10 @@ def forget_consents(view: View, controller: str, fence_ms: int, request_id: str)
     if cells or kept or more:
         # What was seen is forgotten too: the fence refuses its replay.
         evidence = max(0, known.evidence - len(proofs[:CELLS_PER_STEP]))
-        yield Put(msgspec.structs.replace(known, cells=cells, suppressions=kept, seen={}, evidence=evidence))
+        revoked_ms = known.revoked_ms if (known.revoked_ms or 0) > fence_ms else None
+        yield Put(msgspec.structs.replace(
+            known, cells=cells, suppressions=kept, seen={}, evidence=evidence, revoked_ms=revoked_ms
+        ))  # fmt: skip
     else:
         yield Delete(Permissions)
     return more

@@ -28,6 +28,7 @@ from processors.kernel import (
     Wake,
 )
 from processors.permissions import (
+    ADULT_YEARS,
     ANY,
     CELLS_FOR_DENIALS,
     CELLS_MAX,
@@ -40,6 +41,7 @@ from processors.permissions import (
     ConsentEvidence,
     Permissions,
     Suppressed,
+    about_calls,
     covered,
     grants_everything,
     outranks,
@@ -133,7 +135,7 @@ def _consent(view: View, known: Permissions, event: ConsentChanged, at: Receipt)
     event_id, proof = at.event_id, event.evidence or NO_EVIDENCE
     fresh = Cell(
         status, at.effective_ms, event_id, at.envelope.id, event.method, _ms(event.valid_until), event.jurisdiction,
-        proof.notice_version,
+        proof.notice_version, age=_minors_age(status, event), by_guardian=event.by_guardian or event.guardian is not None,
     )  # fmt: skip
     cells = dict(known.cells)
     won: list[str] = []
@@ -169,8 +171,16 @@ def _consent(view: View, known: Permissions, event: ConsentChanged, at: Receipt)
         evidence += yield from _keep_evidence(view, known, cells, event, at)
     epoch = known.epoch + 1
     seen = remember(known.seen, event_id, at.time_ms, at.receipt_ms)
-    yield Put(Permissions(at.controller, epoch, cells, known.suppressions, seen, evidence, expiry_ms))
+    revoked_ms = known.revoked_ms
+    if status == "withdrawn" and about_calls(event.purposes, event.channels):
+        revoked_ms = max(revoked_ms or 0, at.effective_ms)
+    yield Put(Permissions(at.controller, epoch, cells, known.suppressions, seen, evidence, expiry_ms, revoked_ms))
     yield from _tell(view.owner, at.controller, epoch, changed)
+
+
+def _minors_age(status: ConsentStatus, event: ConsentChanged) -> int | None:
+    """The age that a grant may turn on: no other is kept."""
+    return event.age if status in GRANTS and event.age is not None and event.age < ADULT_YEARS else None
 
 
 def _mark(cells: dict[str, Cell], before: dict[str, Cell], keys: Iterable[str], now_ms: int) -> tuple[Changed, int | None]:
@@ -197,7 +207,7 @@ def _mark(cells: dict[str, Cell], before: dict[str, Cell], keys: Iterable[str], 
             continue
         cells[key] = Cell(
             cell.status, cell.effective_ms, cell.event_id, cell.evidence_ref, cell.method, cell.valid_until_ms,
-            cell.jurisdiction, cell.notice_version, status, best.event_id,
+            cell.jurisdiction, cell.notice_version, status, best.event_id, cell.age, cell.by_guardian,
         )  # fmt: skip
     return changed, first_ms
 
@@ -250,7 +260,7 @@ def _suppression(view: View, known: Permissions, event: SuppressionChanged, at: 
     suppressions = {**known.suppressions, event.list: fresh} if wins else known.suppressions
     seen = remember(known.seen, at.event_id, at.time_ms, at.receipt_ms)
     expiry_ms = _first(known.expiry_ms, fresh.expires_ms if wins and on else None)
-    yield Put(Permissions(at.controller, epoch, known.cells, suppressions, seen, known.evidence, expiry_ms))
+    yield Put(Permissions(at.controller, epoch, known.cells, suppressions, seen, known.evidence, expiry_ms, known.revoked_ms))
     if not wins:
         return
     if expiry_ms is not None and expiry_ms != known.expiry_ms:

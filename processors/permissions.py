@@ -26,12 +26,16 @@ CELLS_FOR_DENIALS = 256  # room that only denials may use (one event has at most
 EVIDENCE_MAX = 256  # sealed proofs kept per dossier: five years of monthly renewals, and many a replay
 SEEN_MAX = 4096  # event ids remembered: a storm of events on one number must not grow its record without end
 SEEN_UNPRUNED = 64  # fewer than this are not worth a pass over them
+CALLS = frozenset({"voice", "video", "sms", ANY})  # a text is a call (47 CFR 64.1200(a)(12)); channel `*` may become one
+NO_CALLS = frozenset({"recording", "training"})  # purposes of this house that are about what was said, not about calling
+ADULT_YEARS = 18  # no row of a law pack asks for a higher age
 ALWAYS_MS = 1 << 53  # later than any receipt: see `remember`
 
 
 class Cell(msgspec.Struct, array_like=True, frozen=True):
     """The winning event of one row. `emitted` and `emitted_by`: the status and the winner that readers were last told.
 
+    `age` is a minor's, in years when the event happened; whoever is of age has none here, since no rule asks for more.
     Fields are only ever appended, with a default.
     """
 
@@ -45,6 +49,8 @@ class Cell(msgspec.Struct, array_like=True, frozen=True):
     notice_version: str | None = None
     emitted: str = ""
     emitted_by: str = ""
+    age: int | None = None
+    by_guardian: bool = False
 
 
 Resolved = Cell  # what holds for a cell is the winning event of one of the rows that cover it
@@ -69,7 +75,7 @@ class Permissions(State):
 
     `epoch` counts the distinct events that were folded. `cells` are keyed by `row_key`, `suppressions` by list, `seen`
     maps an event id to its receipt (ms). `evidence` counts the `ConsentEvidence` records; `expiry_ms` is the alarm that
-    is set, or None.
+    is set, or None. `revoked_ms`: when consent to some call was last withdrawn, whatever was granted since.
     """
 
     KIND: ClassVar[str] = "permissions"
@@ -80,6 +86,7 @@ class Permissions(State):
     seen: dict[str, int] = msgspec.field(default_factory=dict)
     evidence: int = 0
     expiry_ms: int | None = None
+    revoked_ms: int | None = None
 
 
 class ConsentEvidence(State):
@@ -100,6 +107,11 @@ class ConsentEvidence(State):
 def row_key(purpose: str, channel: str, brand: str) -> str:
     """Join the key of a row in `Permissions.cells`."""
     return f"{purpose}{PART}{channel}{PART}{brand}"
+
+
+def about_calls(purposes: Iterable[str], channels: Iterable[str]) -> bool:
+    """Whether a withdrawal is one of consent to calls."""
+    return not NO_CALLS.issuperset(purposes) and not CALLS.isdisjoint(channels)
 
 
 def outranks(new: Cell, old: Cell) -> bool:

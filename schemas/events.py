@@ -157,7 +157,10 @@ class Evidence(Record, frozen=True, kw_only=True):
 
 
 class ConsentChanged(EventData, frozen=True, kw_only=True):
-    """Consent given, refused, withdrawn or renewed, for purposes and channels. Missing channels and brand mean `*`."""
+    """Consent given, refused, withdrawn or renewed, for purposes and channels. Missing channels and brand mean `*`.
+
+    `age` is in years, when it was given. `by_guardian`: a holder of parental responsibility gave or authorised it (GDPR Art. 8).
+    """
 
     SCHEMA: ClassVar[str] = "ConsentChanged"
     TYPES: ClassVar[tuple[str, ...]] = (
@@ -172,6 +175,8 @@ class ConsentChanged(EventData, frozen=True, kw_only=True):
     jurisdiction: Jurisdiction | None = None
     valid_until: Moment | None = None
     guardian: PersonName | None = None
+    age: Annotated[int, Meta(ge=0, le=150), personal("user.demographic")] | None = None
+    by_guardian: bool = False
 
 
 class RequestAgent(Record, frozen=True, kw_only=True):
@@ -334,8 +339,20 @@ class Target(Record, frozen=True, kw_only=True):
     deadline_days: Annotated[int, Meta(ge=0, le=400)]
 
 
+class RecordingDuty(Record, frozen=True, kw_only=True):
+    """Conversations that the law wants recorded (MiFID II Art. 16(7)); nothing means all."""
+
+    channel: Channel | None = None
+    purpose: Name | None = None
+    campaign: Name | None = None
+    brand: Name | None = None
+
+
 class ControllerConfigured(EventData, frozen=True, kw_only=True):
-    """A controller's settings. A field that is missing keeps its default, not its former value."""
+    """A controller's settings. A field that is missing keeps its default, not its former value.
+
+    `national_dnc_as_of`: when the national do-not-call data that it goes by was obtained. `recording_duty`: see `RecordingDuty`.
+    """
 
     SCHEMA: ClassVar[str] = "ControllerConfigured"
     TYPES: ClassVar[tuple[str, ...]] = ("controller.configured",)
@@ -346,6 +363,8 @@ class ControllerConfigured(EventData, frozen=True, kw_only=True):
     sealed_fields: dict[str, bool] = {}
     targets: Annotated[tuple[Target, ...], Meta(max_length=64)] = ()
     merge_keys: Names = ()  # metadata keys by which the publisher's systems merge conversations
+    national_dnc_as_of: Moment | None = None
+    recording_duty: Annotated[tuple[RecordingDuty, ...], Meta(max_length=64)] = ()
 
 
 class RetentionSelector(Record, frozen=True, kw_only=True):

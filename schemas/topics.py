@@ -6,7 +6,7 @@ A field annotated `sealed` holds a sealed token (`engine/sealing.py`), never tex
 from typing import Annotated, ClassVar, Literal
 
 from schemas.base import Record, sealed
-from schemas.events import RetentionSelector, Target
+from schemas.events import RecordingDuty, RetentionSelector, Target
 from schemas.routed import HeldItem, Ref
 
 ConsentStatus = Literal["given", "refused", "withdrawn", "renewed", "expired", "unknown"]
@@ -48,6 +48,8 @@ class ControllerState(Record, frozen=True, kw_only=True):
     targets: tuple[Target, ...] = ()
     merge_keys: tuple[str, ...] = ()
     law: dict[str, str] = {}  # pack → the version that `law.activated` chose; of every other pack the newest is in force
+    national_dnc_as_of_ms: int | None = None
+    recording_duty: tuple[RecordingDuty, ...] = ()
     policies: tuple[RetentionPolicy, ...] = ()  # in force, or to come
 
 
@@ -158,8 +160,23 @@ class WrappedKey(Record, frozen=True, kw_only=True):
     wrapped: bytes
 
 
+class Leg(Record, frozen=True, kw_only=True):
+    """One place of one party of a decision: ISO 3166 code (empty: unknown) and time zones.
+
+    `revoked_since`: consent to calls was revoked for another matter, as late as it was given for this one.
+    """
+
+    region: str = ""
+    zones: tuple[str, ...] = ()
+    revoked_since: bool = False
+
+
 class Decision(Record, frozen=True, kw_only=True):
-    """`decisions`: a verdict with every reason. Names nobody."""
+    """`decisions`: a verdict with every reason. Names nobody.
+
+    `rules`: ids of the law's rules behind the reasons, or of those that an `allow` has met, as `law_pack` has them. What else the
+    law was told is here as well, so that the verdict can be reached under another one.
+    """
 
     SCHEMA: ClassVar[str] = "Decision"
     decision_id: str
@@ -176,6 +193,10 @@ class Decision(Record, frozen=True, kw_only=True):
     conversation_id: str | None = None
     law_pack: str = "builtin-1"
     fresh_as_of_ms: int = 0
+    rules: tuple[str, ...] = ()
+    legs: tuple[Leg, ...] = ()
+    callback: bool = False
+    national_dnc_as_of_ms: int | None = None
 
 
 class TargetStatus(Record, frozen=True, kw_only=True):

@@ -4,6 +4,7 @@ import json
 import shutil
 import tempfile
 from collections import Counter
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -174,9 +175,16 @@ def _view_of(world: World, person: Person) -> ProtectedConversation | None:
     return next((view for (ref, _), view in world.views().items() if ref in refs and view.lines), None)
 
 
+def _afternoon(now: datetime) -> datetime:
+    """The last one o'clock or two o'clock of New York: the demonstration runs at any hour, and people are called by day."""
+    today = now.replace(hour=18, minute=0, second=0, microsecond=0)
+    return today if today <= now else today - timedelta(days=1)
+
+
 def _decide(world: World, person: Person, use: str, purpose: str) -> tuple[str, list[str]]:
     answer = world.doors["decider"].post("/v1/decisions", {
         "use": use, "controller": CONTROLLER, "identifiers": person.identifiers, "channel": "voice", "purpose": purpose,
+        "at": _afternoon(world.clock.now()).isoformat(),
     })  # fmt: skip
     return answer["verdict"], list(answer["reasons"])
 

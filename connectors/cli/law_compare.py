@@ -13,7 +13,9 @@ from law.book import Book
 from law.reading import PackRefused, title
 from law.rows import Row
 from processors.registry import processors
+from processors.rejudging import rejudge
 from schemas.routed import Envelope
+from schemas.topics import Decision
 
 NAMES = ("request_id", "conversation_id", "incident_id", "purpose", "list")
 
@@ -50,6 +52,7 @@ class Comparison:
         self._last: list[dict[tuple[str, str], Any]] = [{}, {}]
         self._told: dict[tuple[str, str], dict[str, tuple[Any, Any]]] = {}
         self._asked: dict[tuple[str, str], set[Question]] = {}
+        self._ever: set[Question] = set()
         self.differences: list[Difference] = []
 
     def fold(self, told: Told) -> None:
@@ -61,6 +64,14 @@ class Comparison:
             steps = [_decided(replay, told) for replay in self._replays]
         self._compare(steps, told.at_ms)
 
+    def judge(self, decision: Decision) -> None:
+        """Judge a recorded verdict again under both, by what its record says the law was told."""
+        steps = []
+        for replay in self._replays:
+            value = msgspec.to_builtins(rejudge(decision, replay.book))
+            steps.append(Step({("decisions", decision.decision_id): value}, _behind(replay.take().asked, value)))
+        self._compare(steps, decision.at_ms)
+
     @property
     def refused(self) -> int:
         """Events that neither law could use."""
@@ -68,6 +79,7 @@ class Comparison:
 
     def _compare(self, steps: list[Step], at_ms: int) -> None:
         asked = steps[0].asked | steps[1].asked
+        self._ever |= asked
         for last, step in zip(self._last, steps, strict=True):
             last.update(step.values)
         for key in dict.fromkeys([*steps[0].values, *steps[1].values]):
@@ -79,7 +91,8 @@ class Comparison:
                 if known.get(field) != pair:
                     self.differences.append(Difference(
                         at=moment(at_ms), what=key[0], id=_name(key, values), field=field, before=pair[0], after=pair[1],
-                        rules=list(explain(self._books, self._asked[key])),
+                        # Processors remember rows by place and day, so a question may have been asked for another record.
+                        rules=list(explain(self._books, self._asked[key])) or list(explain(self._books, self._ever)),
                     ))  # fmt: skip
 
 
@@ -120,13 +133,14 @@ def _decided(replay: Replay, told: Told) -> Step:
     marks = SimpleNamespace(on=lambda ref, use: (), blind=lambda beat_ms: False)
     door: Any = SimpleNamespace(service=replay, marks=marks, options=SimpleNamespace(fresh_secs=1.0))
     step = replay.take()
-    decided = msgspec.to_builtins(decide(door, msgspec.convert(told.ask, Ask)))
-    asked = replay.take().asked
-    rules = set(decided.get("rules", ()))
-    # A rule that a decision names explains it; where none is named, whatever was asked may.
-    named = frozenset(question for question in asked if question.rule in rules) or asked
-    value = {name: decided[name] for name in ("verdict", "reasons", "rules") if name in decided}
-    return Step({**step.values, ("decisions", told.key): value}, step.asked | named)
+    decided = decide(door, msgspec.convert(told.ask, Ask))
+    value = {"verdict": decided.verdict, "reasons": list(decided.reasons), "rules": list(decided.rules)}
+    return Step({**step.values, ("decisions", told.key): value}, step.asked | _behind(replay.take().asked, value))
+
+
+def _behind(asked: frozenset[Question], verdict: Mapping[str, Any]) -> frozenset[Question]:
+    """The questions about the rules that a verdict names; where it names none, all of them."""
+    return frozenset(question for question in asked if question.rule in verdict["rules"]) or asked
 
 
 def _differing(before: Any, after: Any, path: str = "") -> Iterator[tuple[str, tuple[Any, Any]]]:

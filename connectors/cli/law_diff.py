@@ -23,7 +23,7 @@ from processors.request_case import RequestCase
 from processors.request_clock import clock_of, place_of
 from schemas.codec import decode_as
 from schemas.routed import Envelope
-from schemas.topics import ControllerState
+from schemas.topics import ControllerState, Decision
 
 LOG_BYTES_MAX = 256 << 20
 TOPICS = {"call": "calls", "consent": "consents", "request": "requests"}
@@ -150,12 +150,15 @@ def _of_folder(session: Session, data: Path, before: Book, after: Book) -> Found
         replayed = {event.key for event in events if event.envelope is not None and event.envelope.type == "request.opened"}
         for event in events:
             comparison.fold(event)
+        recorded = [decode_as(Decision, r.value) for _, r in service.topic("decisions") if r.value is not None]
+        for decision in recorded:
+            comparison.judge(decision)
         kept = [case for _, case in service.owners("case", REQUESTS, RequestCase, REQUESTS_MAX)]
         cases = [case for case in kept if case.request_id not in replayed and case.closed_ms is None]
         clocks = [difference for case in cases for difference in _clocks((before, after), case, service)]
     finally:
         service.stop()
-    counts = {"events": len(events), "requests": len(cases), "refused": comparison.refused}
+    counts = {"events": len(events), "decisions": len(recorded), "requests": len(cases), "refused": comparison.refused}
     return Found([*comparison.differences, *clocks], counts)
 
 

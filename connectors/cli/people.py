@@ -59,11 +59,19 @@ def _decide(
     brand: Annotated[str | None, typer.Option("--brand")] = None,
     campaign: Annotated[str | None, typer.Option("--campaign")] = None,
     conversation: Annotated[str | None, typer.Option("--conversation")] = None,
+    jurisdiction: Annotated[str | None, typer.Option(help="Where they are (ISO 3166): it wins over their number.")] = None,
+    time_zone: Annotated[str | None, typer.Option(help="Their time zone, as `Europe/Paris`.")] = None,
+    callback: Annotated[bool, typer.Option("--callback", help="They asked for the call.")] = False,
+    card_data: Annotated[bool, typer.Option("--card-data", help="A card is being read out.")] = False,
+    recording_duty: Annotated[bool, typer.Option("--recording-duty", help="The law wants it recorded.")] = False,
+    at: Annotated[str | None, typer.Option(help="A moment in the past, ISO 8601: by the law of that day.")] = None,
 ) -> None:  # fmt: skip
     """Ask whether a use is allowed now. Exit code 0: allow, 1: deny."""
     verdict = session.door().post("/v1/decisions", {
         "use": use.value, "controller": controller, "identifiers": identifiers_of(identifier), "channel": channel,
         "purpose": purpose, "brand": brand, "campaign": campaign, "conversation_id": conversation,
+        "jurisdiction": jurisdiction, "time_zone": time_zone, "callback": callback, "card_data": card_data,
+        "recording_duty": recording_duty, "at": at,
     })  # fmt: skip
     session.show(verdict)
     if verdict.get("verdict") != "allow":

@@ -19,18 +19,22 @@ from connectors.http.bodies import answer, parse
 from connectors.http.cloudevents import millis
 from connectors.http.door import FAULTS, Door
 from connectors.http.marks import posted
+from connectors.http.places import places_of
 from connectors.http.problems import Problem
 from connectors.http.retention import KEPT_USES, is_restricted
 from engine.deployment import Look
 from law.reading import PackRefused
-from processors.decide_use import REASONS, Mark, PartyView, Use, UseName, decide_use
+from processors.decide_use import OF_THE_MOMENT, REASONS, Mark, PartyView, Use, UseName, decide_use
+from processors.decide_use import Verdict as Ruling
 from processors.fence import Fence
 from processors.permissions import ANY, Permissions
+from processors.rejudging import legs_of
 from schemas.base import Moment, Name
 from schemas.codec import encode
-from schemas.events import Channel, Identifier
+from schemas.events import Channel, Identifier, Jurisdiction
 from schemas.identifiers import NotAnIdentifier, normalise
-from schemas.topics import ControllerState, Decision, Verdict
+from schemas.places import Place
+from schemas.topics import ControllerState, Decision, Leg, Verdict
 
 CALL = "POST /v1/decisions"
 TOPIC = "decisions"
@@ -51,17 +55,24 @@ DoorReason = Literal[
 ALL_REASONS: tuple[str, ...] = tuple(sorted({*REASONS, *DoorReason.__args__}))  # type: ignore[attr-defined]
 
 Identifiers = Annotated[tuple[Identifier, ...], msgspec.Meta(max_length=IDENTIFIERS_MAX)]
+Zone = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 
 
 class AskedParty(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One party. Roles nobody knows are customers."""
+    """One party. Roles nobody knows are customers. A declared place or time zone wins over what the numbers tell."""
 
     role: Annotated[str, msgspec.Meta(max_length=64)]
     identifiers: Identifiers = ()
+    jurisdiction: Jurisdiction | None = None
+    time_zone: Zone | None = None
 
 
 class Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A use to decide on. `identifiers` are one customer's; `parties` are everybody on the conversation."""
+    """A use to decide on. `identifiers` are one customer's, who is in `jurisdiction`; `parties` are all on the conversation.
+
+    `at` asks by the law of a moment in the past; who is about to act leaves it out. See `Use` for `callback`, `card_data` and
+    `recording_duty`.
+    """
 
     controller: Name
     use: UseName
@@ -74,10 +85,17 @@ class Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     campaign: Name | None = None
     callback: bool = False
     at: Moment | None = None
+    jurisdiction: Jurisdiction | None = None
+    time_zone: Zone | None = None
+    card_data: bool = False
+    recording_duty: bool = False
 
 
 class Decided(msgspec.Struct, frozen=True, kw_only=True):
-    """The verdict with every reason, as of the moment the state was complete up to (`fresh_as_of`, RFC 3339)."""
+    """The verdict with every reason, as of the moment the state was complete up to (`fresh_as_of`, RFC 3339).
+
+    `rules` are ids of the law's rules: of a denial those behind its reasons, of an allowance those that it has met.
+    """
 
     decision_id: str
     verdict: Verdict
@@ -85,6 +103,7 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
     law_pack: str
     fresh_as_of: str | None
+    rules: tuple[str, ...] = ()
 
 
 def decide(door: Door, ask: Ask) -> Decided:
@@ -100,28 +119,34 @@ def decide(door: Door, ask: Ask) -> Decided:
         reasons.add("not_ready")
     if door.marks.blind(beat_ms):
         reasons.add("not_fresh")
-    epoch = 0
-    settings, law_pack = service.settings(ask.controller), ""
+    ruling, law_pack = Ruling("deny", (), 0), ""
+    legs: tuple[Leg, ...] = ()
+    settings = service.settings(ask.controller)
     try:
-        law_pack = service.law(ask.controller).names
+        book = service.law(ask.controller)
+        law_pack = book.names
         asked = list(_asked(door, ask, settings, reasons))
-        known = _known(door, ask, {ref for _, _, others in asked for ref in others}, reasons)
+        known = _known(door, ask, {ref for _, _, others, _ in asked for ref in others}, reasons)
         if ask.use in KEPT_USES and ask.conversation_id and is_restricted(service, known, ask.conversation_id, ask.purpose):
             reasons.add("restricted")
         beat_ms = min((one.beat_ms for one in known.values()), default=beat_ms)
         parties = [
             PartyView(
                 role, tuple(known[ref].permissions for ref in others), own=bool(refs) and not others,
-                marks=tuple(mark for ref in others for mark in known[ref].marks),
+                marks=tuple(mark for ref in others for mark in known[ref].marks), places=places,
             )
-            for role, refs, others in asked
+            for role, refs, others, places in asked
         ]  # fmt: skip
-        # A moment in the past cannot bring back what has expired since, so both must allow.
-        for moment_ms in {at_ms, now_ms}:
-            use = Use(ask.use, moment_ms, ask.channel, ask.purpose, ask.brand or ANY)
-            verdict = decide_use(parties, use, settings)
-            reasons.update(verdict.reasons)
-            epoch = verdict.epoch
+        use = Use(
+            ask.use, at_ms, ask.channel, ask.purpose, ask.brand or ANY, ask.campaign, ask.callback, ask.card_data,
+            ask.recording_duty,
+        )  # fmt: skip
+        ruling, legs = decide_use(parties, use, settings, book), legs_of(parties, use)
+        reasons.update(ruling.reasons)
+        if at_ms != now_ms:
+            # A moment in the past cannot bring back what has expired since, so both must allow; the law is that of the moment.
+            today = decide_use(parties, msgspec.structs.replace(use, at_ms=now_ms), settings, book)
+            reasons.update(reason for reason in today.reasons if reason not in OF_THE_MOMENT)
     except FAULTS:
         reasons.add("unreachable")
     except PackRefused:
@@ -132,8 +157,10 @@ def decide(door: Door, ask: Ask) -> Decided:
     decision_id = f"dec_{uuid4().hex}"
     record = Decision(
         decision_id=decision_id, controller=ask.controller, use=ask.use, verdict="deny" if reasons else "allow",
-        reasons=tuple(sorted(reasons)), at_ms=at_ms, epoch=epoch, purpose=ask.purpose, channel=ask.channel, brand=ask.brand,
-        campaign=ask.campaign, conversation_id=ask.conversation_id, law_pack=law_pack, fresh_as_of_ms=beat_ms,
+        reasons=tuple(sorted(reasons)), at_ms=at_ms, epoch=ruling.epoch, purpose=ask.purpose, channel=ask.channel,
+        brand=ask.brand, campaign=ask.campaign, conversation_id=ask.conversation_id, law_pack=law_pack,
+        fresh_as_of_ms=beat_ms, rules=_rules(ruling, reasons), legs=legs, callback=ask.callback,
+        national_dnc_as_of_ms=settings.national_dnc_as_of_ms,
     )  # fmt: skip
     try:
         if service.failed is not None:
@@ -143,9 +170,17 @@ def decide(door: Door, ask: Ask) -> Decided:
         reasons.add("not_recorded")
     fresh = datetime.fromtimestamp(beat_ms / 1000, UTC).isoformat(timespec="milliseconds") if beat_ms else None
     return Decided(
-        decision_id=decision_id, verdict="deny" if reasons else "allow", reasons=tuple(sorted(reasons)), epoch=epoch,
-        law_pack=law_pack, fresh_as_of=fresh,
+        decision_id=decision_id, verdict="deny" if reasons else "allow", reasons=tuple(sorted(reasons)), epoch=ruling.epoch,
+        law_pack=law_pack, fresh_as_of=fresh, rules=_rules(ruling, reasons),
     )  # fmt: skip
+
+
+def _rules(ruling: Ruling, reasons: set[str]) -> tuple[str, ...]:
+    """The rules behind the answer: those that were met explain no denial for another reason."""
+    return ruling.rules if ruling.verdict == "deny" or not reasons else ()
+
+
+_Party = tuple[str, list[str], list[str], tuple[Place, ...]]
 
 
 class _Known(NamedTuple):
@@ -156,12 +191,13 @@ class _Known(NamedTuple):
     marks: tuple[Mark, ...]
 
 
-def _asked(door: Door, ask: Ask, settings: ControllerState, reasons: set[str]) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Yield each party's role, its refs, and those of them that are not the controller's own."""
+def _asked(door: Door, ask: Ask, settings: ControllerState, reasons: set[str]) -> Iterator[_Party]:
+    """Yield each party's role, its refs, those of them that are not the controller's own, and its places."""
     own = frozenset(settings.own_refs)
-    customer = (AskedParty("customer", ask.identifiers),) if ask.identifiers else ()
+    customer = (AskedParty("customer", ask.identifiers, ask.jurisdiction, ask.time_zone),) if ask.identifiers else ()
     for party in (*customer, *ask.parties):
         refs: list[str] = []
+        numbers: list[tuple[str, str | None]] = []
         for identifier in party.identifiers:
             try:
                 normal = normalise(identifier.kind, identifier.value, settings.default_region)
@@ -169,7 +205,15 @@ def _asked(door: Door, ask: Ask, settings: ControllerState, reasons: set[str]) -
                 reasons.add("unusable_identifier")
                 continue
             refs.append(door.service.secrets.ref(ask.controller, identifier.kind, normal))
-        yield party.role, refs, [ref for ref in refs if ref not in own]
+            if identifier.kind == "tel" and refs[-1] not in own:
+                numbers.append((normal, identifier.jurisdiction))
+        places = places_of(numbers, party.jurisdiction or (None if numbers else _declared(party.identifiers)), party.time_zone)
+        yield party.role, refs, [ref for ref in refs if ref not in own], places
+
+
+def _declared(identifiers: Identifiers) -> str | None:
+    """The place of somebody who has no number."""
+    return next((identifier.jurisdiction for identifier in identifiers if identifier.jurisdiction), None)
 
 
 def _known(door: Door, ask: Ask, refs: set[str], reasons: set[str]) -> dict[str, _Known]:

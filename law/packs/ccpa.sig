@@ -1,5 +1,5 @@
 consentinel-law-pack/1
 ccpa@2026.1
-989aee6e548abe5e2c295ba2a1038fa81f4ed0a4091e38be1609c2cba1efa5b0
+31e1598062333279309542b819509312314dfe4d0f5399f5b56ae0487a49b11f
 
-— consentinel/law-release 5r1nd46bI+ZzTrRafLSoYuGYgbgCg4w5gOGqLK5q6NUFmQL5GP/xldZqknTNdOqhLN6lvUMt2tRAtgCHoWPeTKBrVgw=
+— consentinel/law-release 5r1nd8friTHNkPPJ3x2FDBrbZXEa8ISUvsvNhLni1U1bgZmnS2kCipipK1kMs/D3vaYHywlguzriyJ0Ie5J78rw4UgY=

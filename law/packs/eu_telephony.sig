@@ -1,5 +1,5 @@
 consentinel-law-pack/1
 eu_telephony@2026.1
-116333709cebfc81ee61c7e82de6632ef9782dba92c1efcd6896fb3505acfd84
+ebeff3c30ac2afbf967fa2bb260ba10260f5326f40b871cb2eb56522b76e4571
 
-— consentinel/law-release 5r1ndzKIExxeMPhxKNKpQ4EHAvhw1k2qgLtl2TqjBVM0W+laOoRPojemBs2Ca+luaRpqvjtCVdfr6B4YYGCR0h0z5Ag=
+— consentinel/law-release 5r1ndxaOnCMjgD+Okt7DJnICEzl0f5MDC7lpP0G9+oPz7xsCmCGBBISLYGXDLzibXOD6M3Pg6yq7SuIYpWum8MIu1QY=

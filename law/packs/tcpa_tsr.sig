@@ -1,5 +1,5 @@
 consentinel-law-pack/1
 tcpa_tsr@2026.1
-7a4c5e7e4d793344f246a1bc6e616355d1e5202a04488d0cd2ffd10606ab7f63
+fd1d9bf66294308f804dac7b40422cc19b7ea10eb1b21609f537cc366c51e6a0
 
-— consentinel/law-release 5r1ndzVSUQxwqVj+yvsocoieG6Ld41CUq9cKhOeODHfYer7Tgd2AWd1v/CDB7j7RPhKK60XLt5xjoMaeGiBVuSgyWA4=
+— consentinel/law-release 5r1ndxxbHNxyVMOnSfcOvRhYon1in4HReKI2q90j/QJWvXCLd4xWBI9WRCzIlnHkLha1DeyH9V77mbQUU1O33qgYTwI=

@@ -1,9 +1,9 @@
 """Runs the tables beside this file: `tests/cases/<processor>/*.yaml` are the cases of `processors/<processor>.py`.
 
 A file has `defaults` (record name -> data that its events share) and `cases`; further keys of a file (`owner`, `settings`,
-`task`, `limits`) are those of each of its cases. A case has a `name`, the events it is `given` (`at`, `type`, then the data;
-optionally `received`, `id`, `source`, `by` (the actor), `owner`, `controller`, `refs`; or `advance: time`, `fence: time`) and
-what follows, all of it exact but for fields that are left out:
+`task`, `limits`, `places`) are those of each of its cases. A case has a `name`, the events it is `given` (`at`, `type`, then
+the data; optionally `received`, `id`, `source`, `by` (the actor), `owner`, `controller`, `refs`; or `advance: time`,
+`fence: time`) and what follows, all of it exact but for fields that are left out:
 
     rows     topic -> the rows that compaction leaves; a row names its key (without the owner) and the fields to compare
     log      topic -> everything ever sent, in order: `key` (without the owner), `is` (the record's name), `refs` and fields;
@@ -15,7 +15,7 @@ what follows, all of it exact but for fields that are left out:
     state    kind -> fields of the owner's record of that kind, where there is one only
     keys     scopes of the owner's living data keys
     alarms   the owner's alarms that are set -> their times; `name/about` for those that name what they are about
-    asks     (decide_use) parties, settings, use and verdict
+    asks     (decide_use) parties, settings, places, use, verdict and the rules behind it
 
 Where a file or a case has `links` (identifier -> its links), every probe is answered at once, by what stands there or by none.
 A case may set `limits` (a constant of the processor -> a value that a table can reach), `task` (the processors that fold the
@@ -37,12 +37,14 @@ import msgspec
 import pytest
 import yaml
 
+from law.book import shipped
 from processors import erase_consents, item, parking, planning, request_case
 from processors.decide_use import Mark, PartyView, Use, decide_use
 from processors.fence import Fence
 from processors.keep_consent import KeepConsent
 from processors.kernel import Audit, Delete, Effect, Emit, Forward, Ledger, Mint, Put, Remove, Shred, Wake
 from processors.permissions import Permissions
+from schemas.places import Place
 from schemas.routed import LinkProbe
 from schemas.topics import ControllerState
 from tests.drivers import CONTROLLER, RECORDS, Driver, Told
@@ -53,8 +55,9 @@ UNITS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000}
 MOMENTS = {"valid_until", "expires", "until", "detected_at", "aware_at", "notified_at", "from", "to", "scanned_at"}
 ENVELOPE = {"at", "type", "received", "id", "source", "by", "owner", "controller", "refs"}
 OUTCOMES = {"rows", "log", "audit", "refused", "effects", "records", "state", "keys", "alarms", "asks"}
-SHARED = {"owner", "settings", "task", "limits", "links"}
+SHARED = {"owner", "settings", "task", "limits", "links", "places"}
 LIMITED = (item, parking, request_case, erase_consents, planning)  # processors share these limits
+ANYWHERE = ({"region": "AQ", "zones": ["UTC"]},)  # where a party of `asks` is, if it says nothing: no pack has a rule for it
 SEPARATOR = "\x1f"  # between an alarm's name and what it is about
 
 
@@ -268,15 +271,18 @@ def ask(driver: Driver, case: dict[str, Any], row: dict[str, Any]) -> None:
     for party in row.get("parties", case.get("parties", [{"role": "customer", "of": ["A"]}])):
         known = tuple(driver.get(owner, Permissions) for owner in party["of"])
         marks = tuple(msgspec.convert(mark, Mark) for mark in party.get("marks", ()))
-        parties.append(PartyView(party["role"], known, own=party.get("own", False), marks=marks))
-    fields: dict[str, Any] = {k: row[k] for k in ("use", "purpose", "channel", "brand") if k in row}
+        places = msgspec.convert(party.get("places", row.get("places", case.get("places", ANYWHERE))), tuple[Place, ...])
+        parties.append(PartyView(party["role"], known, own=party.get("own", False), marks=marks, places=places))
+    fields: dict[str, Any] = {k: row[k] for k in Use.__struct_fields__ if k in row}
     use = msgspec.convert({"channel": "voice", **fields, "at_ms": ms(row.get("at", "1d"))}, Use)
-    verdict = decide_use(parties, use, settings)
+    verdict = decide_use(parties, use, settings, shipped())
     wanted = sorted(row.get("deny", []))
     assert (verdict.verdict, list(verdict.reasons)) == ("deny" if wanted else "allow", wanted), row
     assert bool(wanted) != bool(row.get("allow")), "a row says allow: true or deny: [reasons]"
     if "epoch" in row:
         assert verdict.epoch == row["epoch"]
+    if "rules" in row:
+        assert list(verdict.rules) == sorted(row["rules"]), row
 
 
 def driver_of(name: str, task: list[str]) -> Driver:

@@ -126,7 +126,7 @@ def test_a_day_at_the_command_line(program: Program) -> None:
     assert refused == {("bad.json", 1, "missing-field"), ("none.json", 0, "not-json")}
 
     decide = ("decide", "--use", "dial", "--controller", CONTROLLER, "--identifier", NUMBER, "--channel", "voice",
-              "--purpose", "marketing")  # fmt: skip
+              "--purpose", "marketing", "--jurisdiction", "DE")  # fmt: skip
     assert "consent_unknown" in program.json(*decide, code=1)["reasons"]
     consent = {"identifiers": [{"kind": "tel", "value": TEL}], "purposes": ["marketing"], "method": "web", "evidence": {}}
     (program.folder / "consent.json").write_text(json.dumps(event("consent.given", consent, "k1")))

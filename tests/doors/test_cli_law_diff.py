@@ -12,7 +12,9 @@ from connectors.cli.law_compare import Comparison, Told
 from connectors.cli.law_diff import _lines
 from engine.service import Limits, Service
 from law.book import SHIPPED, shipped
+from schemas.codec import encode
 from schemas.routed import Envelope
+from schemas.topics import Decision, Leg
 
 CUSTOMER = [{"kind": "tel", "value": "+12025550123"}]
 REQUEST = {"right": "erasure", "received_via": "web", "identifiers": CUSTOMER}
@@ -130,3 +132,48 @@ def test_what_is_proposed_is_tried_on_a_log(capsys: pytest.CaptureFixture[str], 
         ("risk", "level", "started", "stopped"),
     }
     assert all("proposed: 96 hours" in d["rules"][0]["to"] for d in found["differences"])
+
+
+FRANCE = {"use": "dial", "controller": "acme", "channel": "voice", "purpose": "marketing", "identifiers": [
+    {"kind": "tel", "value": "+33199000123"}]}  # fmt: skip
+
+
+def french_hours(folder: Path) -> Path:
+    """The pack with calling hours in France from eight instead of ten."""
+    text = (SHIPPED / "eu_telephony.yaml").read_text().replace('version: "2026.1"', 'version: "2099.1"')
+    assert '["10:00", "13:00"]' in text
+    (folder / "early.yaml").write_text(text.replace('["10:00", "13:00"]', '["08:00", "13:00"]'))
+    return folder / "early.yaml"
+
+
+def test_a_decision_of_a_log_is_made_again_and_its_difference_explained(
+    capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:  # fmt: skip
+    given = {"identifiers": FRANCE["identifiers"], "purposes": ["marketing"], "method": "web", "evidence": {}}
+    lines = [
+        {"specversion": "1.0", "id": "c", "source": "test", "controller": "acme", "type": "consent.given",
+         "time": "2026-09-01T10:00:00Z", "data": given},
+        *(FRANCE | {"at": f"2026-09-02T{hour}:30:00+02:00"} for hour in ("08", "11", "12")),
+    ]  # fmt: skip
+    (folder / "asks.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    found = diff(capsys, "--from", "eu_telephony@2026.1", "--to", str(french_hours(folder)), "--log", "asks.jsonl")
+    assert found["decisions"] == 3 and {d["id"] for d in found["differences"]} == {"decision 2"}
+    (verdict,) = [d for d in found["differences"] if d["field"] == "verdict"]
+    assert (verdict["before"], verdict["after"], verdict["at"]) == ("deny", "allow", "2026-09-02T06:30:00Z")
+    assert "eu.marketing.hours" in {rule["rule"] for rule in verdict["rules"]}
+
+
+def test_recorded_decisions_of_a_folder_are_judged_again(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    service = Service.open(folder / "data")
+    at_ms = round(datetime(2026, 9, 2, 6, 30, tzinfo=UTC).timestamp() * 1000)
+    for n, hours in enumerate((0, 3)):
+        service.append("decisions", f"d{n}", encode(Decision(
+            decision_id=f"d{n}", controller="acme", use="dial", verdict="deny" if n == 0 else "allow",
+            reasons=("outside_calling_hours",) if n == 0 else (), at_ms=at_ms + hours * 3_600_000, epoch=1, purpose="marketing",
+            channel="voice", legs=(Leg(region="FR", zones=("Europe/Paris",)),),
+        )))  # fmt: skip
+    service.stop()
+    found = diff(capsys, "--from", "eu_telephony@2026.1", "--to", str(french_hours(folder)), "--data", "data")
+    assert found["decisions"] == 2
+    verdicts = [(d["id"], d["before"], d["after"], bool(d["rules"])) for d in found["differences"] if d["field"] == "verdict"]
+    assert verdicts == [("d0", "deny", "allow", True)]

@@ -25,9 +25,11 @@ import pytest
 from engine.audit import verify_log
 from engine.checkpoints import frontiers, latest_notes
 from engine.service import Service
+from law.book import shipped
 from processors.decide_use import PartyView, Use, decide_use
 from processors.permissions import Permissions
 from schemas.codec import decode
+from schemas.places import Place
 from schemas.topics import ControllerState
 from tests.endtoend.driver import CONTROLLER, SOURCE
 from tests.endtoend.world import codes, latest, records, views
@@ -35,6 +37,7 @@ from tests.endtoend.world import codes, latest, records, views
 pytestmark = pytest.mark.slow
 
 SEED = 4711
+SOMEWHERE = (Place("DE", ("Europe/Berlin",)),)  # where no hour is closed to calls
 EVENTS, SUBJECTS, CALLS, KILLS = 20_000, 500, 100, 10
 BATCH_MAX, IN_FLIGHT_MAX = 80, 12
 AREAS = ("202", "212", "303", "404", "503", "602")
@@ -362,7 +365,7 @@ def consents_agree(service: Service, folded: Folded, *, in_order: bool) -> None:
             for channel in CHANNELS:
                 for brand in BRANDS:
                     use = Use("dial", at_ms, channel, purpose, brand)
-                    verdict = decide_use([PartyView("customer", (known,))], use, settings)
+                    verdict = decide_use([PartyView("customer", (known,), places=SOMEWHERE)], use, settings, shipped())
                     assert verdict.verdict == folded.dial(who, purpose, channel, brand)
                     allowed += verdict.verdict == "allow"
     assert 100 < allowed < SUBJECTS * 12 - 100, "the story decides both ways"

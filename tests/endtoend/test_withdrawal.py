@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 from engine.service import IDLE_SECS, Service
+from law.book import shipped
 from processors.decide_use import PartyView, Use, UseName, decide_use
 from processors.permissions import Permissions
+from schemas.places import Place
 from schemas.topics import ControllerState
 from tests.endtoend.world import Told, envelope, topic_of
 
@@ -86,8 +88,9 @@ def known(service: Service, n: int) -> Permissions | None:
 def verdicts(service: Service, n: int, uses: tuple[UseName, ...]) -> set[str]:
     found = known(service, n)
     settings = ControllerState(controller="acme")
-    party = [PartyView("customer", (found,))]
-    return {decide_use(party, Use(use, service.clock(), "voice", "marketing", "one"), settings).verdict for use in uses}
+    party = [PartyView("customer", (found,), places=(Place("DE", ("Europe/Berlin",)),))]  # where no hour is closed to calls
+    asked = [Use(use, service.clock(), "voice", "marketing", "one") for use in uses]
+    return {decide_use(party, use, settings, shipped()).verdict for use in asked}
 
 
 def until(true: Any) -> float:

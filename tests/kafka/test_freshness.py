@@ -78,7 +78,7 @@ def cluster(kafka: Kafka, redis_server: Redis, fresh_prefix: str, tmp_path: Path
 
 
 def ask(client: httpx.Client, number: str) -> tuple[str, set[str]]:
-    body = {"controller": "acme", "use": "dial", "channel": "voice", "purpose": "marketing"}
+    body = {"controller": "acme", "use": "dial", "channel": "voice", "purpose": "marketing", "jurisdiction": "DE"}
     answer = client.post("/v1/decisions", json={**body, "identifiers": [{"kind": "tel", "value": number}]}).json()
     return answer["verdict"], set(answer["reasons"])
 

@@ -107,7 +107,7 @@ def site(secured: SecuredBroker, redis_server: Redis, tmp_path: Path) -> Iterato
 
 
 def verdict(client: httpx.Client) -> str:
-    body = {"controller": "acme", "use": "dial", "channel": "voice", "purpose": "marketing"}
+    body = {"controller": "acme", "use": "dial", "channel": "voice", "purpose": "marketing", "jurisdiction": "DE"}
     answer = client.post("/v1/decisions", json={**body, "identifiers": [{"kind": "tel", "value": NUMBER}]})
     return str(answer.raise_for_status().json()["verdict"])
 

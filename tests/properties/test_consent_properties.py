@@ -11,14 +11,17 @@ import msgspec
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from law.book import shipped
 from processors.decide_use import PartyView, Use, UseName, Verdict, decide_use
 from processors.keep_consent import KeepConsent
 from processors.permissions import Permissions, resolve, status_at
+from schemas.places import Place
 from schemas.topics import ControllerState
 from tests.drivers import Driver
 
 PURPOSES, CHANNELS, BRANDS = ("marketing", "recording"), ("voice", "sms"), ("acme-de", "acme-fr")
 IDENTIFIER = {"kind": "tel", "value": "+12025550143"}
+SOMEWHERE = (Place("DE", ("Europe/Berlin",)),)
 END_MS = 10_000  # after every expiry and every receipt
 CELLS = [(p, c, b) for p in PURPOSES for c in CHANNELS for b in BRANDS]
 
@@ -105,13 +108,13 @@ def rows(driver: Driver) -> dict[tuple[str, ...], dict[str, Any]]:
 
 
 def verdicts(driver: Driver) -> list[Verdict]:
-    party = PartyView("customer", (driver.get("A", Permissions),))
+    party = PartyView("customer", (driver.get("A", Permissions),), places=SOMEWHERE)
     asked: list[Verdict] = []
     uses: tuple[UseName, ...] = ("dial", "record", "share")
     for use in uses:
         for p, c, b in [*CELLS, ("marketing", "voice", "*"), ("recording", "*", "*")]:
             for at in (6, 100, END_MS):
-                verdict = decide_use((party,), Use(use, at, c, p, b), ControllerState(controller="acme"))
+                verdict = decide_use((party,), Use(use, at, c, p, b), ControllerState(controller="acme"), shipped())
                 asked.append(verdict)
     return asked
 
@@ -226,10 +229,11 @@ def test_deny_wins_within_a_party_and_across_parties(people: list[list[Sent]], u
     p, c, b = cell
     asked = Use(use, END_MS, c, p, b)  # type: ignore[arg-type]
     nobody = ControllerState(controller="acme")
-    alone = [decide_use((PartyView("customer", (v,)),), asked, nobody) for v in views]
-    apart = decide_use([PartyView("customer", (v,)) for v in views], asked, nobody)
+    parties = [PartyView("customer", (v,), places=SOMEWHERE) for v in views]
+    alone = [decide_use((party,), asked, nobody, shipped()) for party in parties]
+    apart = decide_use(parties, asked, nobody, shipped())
     assert set(apart.reasons) == {reason for one in alone for reason in one.reasons}
-    together = decide_use((PartyView("customer", tuple(views)),), asked, nobody)
+    together = decide_use((PartyView("customer", tuple(views), places=SOMEWHERE),), asked, nobody, shipped())
     denials = {reason for one in alone for reason in one.reasons} - {"consent_unknown"}
     unknown = all("consent_unknown" in one.reasons for one in alone)
     assert set(together.reasons) == denials | ({"consent_unknown"} if unknown else set())

@@ -101,8 +101,9 @@ def periods(draw: Callable[..., object]) -> Period:
     return Period(amount=draw(st.integers(1, AMOUNTS[unit])), unit=unit, counting=name)
 
 
-received_at = st.datetimes(FIRST.replace(tzinfo=None), LAST.replace(tzinfo=None)).map(
-    lambda found: found.replace(second=0, microsecond=0, tzinfo=UTC)
+# Full hours as well, so that pauses begin and end at midnight too.
+received_at = st.tuples(st.datetimes(FIRST.replace(tzinfo=None), LAST.replace(tzinfo=None)), st.booleans()).map(
+    lambda found: found[0].replace(minute=found[0].minute * found[1], second=0, microsecond=0, tzinfo=UTC)
 )
 
 
@@ -118,6 +119,7 @@ def pauses(draw: Callable[..., object]) -> list[tuple[int, int]]:
 @example(Period(amount=1, unit="years"), 0, datetime(2028, 2, 29, 12, tzinfo=UTC), "DE", [])
 @example(Period(amount=1, unit="days"), 0, datetime(2026, 9, 5, 3, tzinfo=UTC), "CL", [(1, 40)])  # begins at one o'clock
 @example(Period(amount=3, unit="days"), 0, datetime(2026, 4, 2, 12, tzinfo=UTC), "DE", [])  # Easter
+@example(Period(amount=20, unit="days", counting="us_calendar"), 0, datetime(2026, 6, 5, 4, tzinfo=UTC), "US-CA", [(51, 99)])
 @given(periods(), st.integers(0, 3), received_at, st.sampled_from(PLACES), pauses())
 def test_it_counts_as_somebody_would_on_a_calendar(
     period: Period, extra: int, received: datetime, place: str, hours: list[tuple[int, int]]

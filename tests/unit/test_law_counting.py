@@ -4,6 +4,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
+from law.book import shipped
 from law.calendars import PlaceUnknown, holidays_of, is_business_day, is_place, zone, zones
 from law.counting import PeriodUnusable, due
 from law.places import EU_MEMBERS
@@ -18,6 +19,36 @@ def at(text: str, place: str) -> datetime:
     """A moment at the place; noon where only the day is told."""
     found = datetime.fromisoformat(text if "T" in text else f"{text}T12:00")
     return found if found.tzinfo else found.replace(tzinfo=zone(place))
+
+
+@pytest.mark.parametrize(
+    ("rule", "received", "place", "end", "extended"),
+    [
+        ("gdpr.art12.response", "2026-09-03", "EU", "2026-10-05", False),
+        ("uk_gdpr.art12.response", "2026-09-03", "GB", "2026-10-05", False),
+        ("gdpr.art12.response", "2026-01-31", "EU", "2026-03-02", False),
+        ("uk_gdpr.art12.response", "2026-01-31", "GB", "2026-03-02", False),
+        ("gdpr.art12.response", "2028-01-31", "EU", "2028-02-29", False),
+        ("gdpr.art12.response", "2026-08-31", "EU", "2026-09-30", False),
+        ("gdpr.art12.extended", "2026-08-31", "EU", "2026-11-30", False),
+        ("uk_gdpr.art12.response", "2026-04-01", "GB-ENG", "2026-05-01", False),
+        ("ccpa.respond", "2026-11-20", "US-CA", "2027-01-04", False),
+        ("ccpa.respond", "2026-11-20", "US-CA", "2027-02-18", True),
+        ("ccpa.respond_extended", "2026-11-20", "US-CA", "2027-02-18", False),
+        ("ccpa.opt_out", "2026-11-20", "US-CA", "2026-12-14", False),
+        ("tcpa.revocation", "2026-11-20", "US", "2026-12-07", False),
+        ("gdpr.art33.authority", "2026-11-20T18:20", "DE", "2026-11-23T18:20", False),
+        ("us_ca.breach_residents", "2026-11-20", "US-CA", "2026-12-20", False),
+    ],
+)
+def test_the_rules_of_the_shipped_packs_end_as_their_sources_say(
+    rule: str, received: str, place: str, end: str, extended: bool
+) -> None:  # fmt: skip
+    row = shipped().row(rule, place, date.fromisoformat(received[:10]))
+    assert row
+    assert row.period
+    found = due(row.period, at(received, place), place, extend=row.extend if extended else None)
+    assert (found.at if found.day is None else found.day).isoformat().startswith(end)
 
 
 MONTH, MONTHS_2 = period(1, "months"), period(2, "months")

@@ -1,0 +1,39 @@
+"""The place of a number: country or state, and every time zone it may be in."""
+
+import phonenumbers
+import pytest
+from phonenumbers import geocoder
+
+from schemas.areas import STATE_OF, STATES
+from schemas.places import NOWHERE, Place, place_of
+
+STATE_NAMES = {"California": "CA", "New York": "NY", "Texas": "TX", "Nevada": "NV", "Washington State": "WA"}
+
+
+@pytest.mark.parametrize(("number", "region", "zones"), [
+    ("+13105550143", "US-CA", ("America/Los_Angeles",)),
+    ("+12085550143", "US-ID", ("America/Boise", "America/Los_Angeles")),
+    ("+17875550143", "US-PR", ("America/Puerto_Rico",)),
+    ("+14165550143", "CA", ("America/Toronto",)),
+    ("+33199000001", "FR", ("Europe/Paris",)),
+    ("+262692000001", "FR-974", ("Indian/Mayotte", "Indian/Reunion")),
+    ("+447700900123", "GB", ("Europe/Guernsey", "Europe/Isle_of_Man", "Europe/London")),  # reserved: given out to nobody
+])  # fmt: skip
+def test_a_number_is_where_it_was_given_out_for(number: str, region: str, zones: tuple[str, ...]) -> None:
+    assert place_of(number) == Place(region, zones)
+
+
+def test_a_toll_free_number_may_be_anywhere_its_code_is() -> None:
+    place = place_of("+18005550143")
+    assert place.region == "US" and {"America/New_York", "Pacific/Honolulu", "Pacific/Guam"} <= set(place.zones)
+
+
+def test_what_belongs_to_no_country_is_nowhere() -> None:
+    assert place_of("+883510012345678") == NOWHERE and place_of("not a number") == NOWHERE
+
+
+def test_no_area_code_stands_in_two_states_and_the_table_says_what_the_numbering_data_says() -> None:
+    assert len(STATE_OF) == sum(len(areas.split()) for areas in STATES.values()) and len(STATES) == 51
+    for area, state in STATE_OF.items():
+        told = geocoder.description_for_number(phonenumbers.parse(f"+1{area}2550143"), "en")
+        assert told and state == (STATE_NAMES.get(told) or (told[-2:] if ", " in told else state)), area
