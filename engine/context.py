@@ -12,6 +12,7 @@ from engine.outside import Registered
 from engine.runtime import LogRecord
 from engine.secrets import Secrets
 from engine.topology import Topology
+from law.book import Book, shipped
 from processors.kernel import Processor
 from schemas.base import Record
 from schemas.codec import decode_as
@@ -95,6 +96,10 @@ class Moment:
         self.time_ms, self.receipt_ms = time_ms, receipt_ms = envelope.time_ms, envelope.receipt_ms
         self.effective_ms = time_ms if time_ms < receipt_ms else receipt_ms
         self.event_id = sha256(f"{envelope.source}\0{envelope.id}".encode()).hexdigest()[:24]
+
+    def law(self, controller: str) -> Book:
+        """See `processors.kernel.Context`."""
+        return shipped()
 
     def settings(self, controller: str) -> ControllerState:
         """See `processors.kernel.Context`."""

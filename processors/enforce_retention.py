@@ -6,6 +6,7 @@ from typing import Any, ClassVar, assert_never
 import msgspec
 
 from processors.erase_subject import is_ordered
+from processors.exceptions import TAG
 from processors.fence import refuses
 from processors.grounds import told_of, with_terms
 from processors.item import EXPIRE, SWEEP, Asked, HeldBy, Item, Pointer, destroy_item, due_ms, forget_nonce, is_held, sweep
@@ -36,9 +37,9 @@ class EnforceRetention(Incurious):
                 item = view.get(Item, event.conversation_id)
                 if item is None or refuses(view, at.effective_ms, event.conversation_id):
                     return
-                if event.holds and view.get(HeldBy, event.conversation_id) is None:
+                if (event.holds or event.ceilings) and view.get(HeldBy, event.conversation_id) is None:
                     terms = with_terms({}, event.terms)
-                    yield Put(HeldBy(sorted(event.holds), terms), (event.conversation_id,))
+                    yield Put(HeldBy(sorted(event.holds), terms, sorted(event.ceilings)), (event.conversation_id,))
                 yield Wake(EXPIRE + event.conversation_id, due_ms(item))
             case ItemPointed():
                 held = view.get(HeldBy, "*") or HeldBy()
@@ -52,6 +53,8 @@ class EnforceRetention(Incurious):
                 item = view.get(Item, event.conversation_id)
                 if item is not None:
                     yield Wake(EXPIRE + event.conversation_id, due_ms(item))
+            case Hold() if event.ceiling:
+                yield from _ceil(view, event)
             case Hold():
                 yield from self._hold(view, event, at)
             case _:
@@ -85,6 +88,8 @@ class EnforceRetention(Incurious):
         yield from forget_nonce(view)
 
     def _hold(self, view: View, event: Hold, at: Receipt) -> Iterator[Effect]:
+        if event.hold_id.startswith(TAG) and view.get(Item, event.conversation_id or "") is None:
+            return  # it went while the tag was on its way: nothing may stay behind
         scope = event.conversation_id or "*"
         held = view.get(HeldBy, scope) or HeldBy()
         holds, terms = set(held.holds), held.terms
@@ -100,13 +105,14 @@ class EnforceRetention(Incurious):
                 there = msgspec.structs.replace(event, conversation_id=conversation_id)
                 yield Emit("subject.events", (pointer.home,), there)
         if event.placed:
-            yield Put(HeldBy(sorted(holds | {event.hold_id}), terms), (scope,))
+            yield Put(HeldBy(sorted(holds | {event.hold_id}), terms, held.ceilings), (scope,))
             if not known:  # else it only ends later, which its own case has on record
                 yield Audit("hold.placed", at.controller, facts)
             return
         holds -= {event.hold_id}
         terms = {hold_id: told for hold_id, told in terms.items() if hold_id != event.hold_id}
-        yield Put(HeldBy(sorted(holds), terms), (scope,)) if holds else Delete(HeldBy, (scope,))
+        left = HeldBy(sorted(holds), terms, held.ceilings)
+        yield Put(left, (scope,)) if holds or held.ceilings else Delete(HeldBy, (scope,))
         yield Audit("hold.released", at.controller, facts)
         if event.conversation_id is None:
             yield from self._rearm(view, "", at.receipt_ms)
@@ -123,3 +129,16 @@ class EnforceRetention(Incurious):
                 return
             armed, after = armed + 1, conversation_id
             yield Wake(EXPIRE + conversation_id, due_ms(item))
+
+
+def _ceil(view: View, event: Hold) -> Iterator[Effect]:
+    """A mark under which the conversation must go was set, or taken away; the roster has it on record."""
+    scope = event.conversation_id or "*"
+    if view.get(Item, scope) is None:
+        return
+    held = view.get(HeldBy, scope) or HeldBy()
+    name = event.ground if event.placed else event.hold_id.removeprefix(TAG)
+    ceilings = {*held.ceilings, name} if event.placed else {*held.ceilings} - {name}
+    left = msgspec.structs.replace(held, ceilings=sorted(ceilings))
+    if left != held:
+        yield Put(left, (scope,)) if left.holds or ceilings else Delete(HeldBy, (scope,))

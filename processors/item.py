@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator
 from typing import ClassVar, Literal, NamedTuple
 
+from law.book import Book
+from processors.exceptions import NO_PLEA, TAG, Plea, Weighed, day, of_a_recording, weigh
 from processors.fence import Fenced, mark_of
 from processors.grounds import held_item, told_of
 from processors.kernel import (
@@ -24,7 +26,7 @@ from processors.order_media import case_of
 from processors.permissions import Permissions
 from processors.terms import erase_by
 from schemas.base import Record
-from schemas.routed import HeldItem, MediaErase, PartyDropped, PointerDropped
+from schemas.routed import HeldItem, HoldTerms, MediaErase, PartyDropped, PointerDropped
 from schemas.topics import ProtectedConversation
 
 Cause = Literal["request", "retention", "partial"]
@@ -119,6 +121,7 @@ class HeldBy(State):
     KIND: ClassVar[str] = "held"
     holds: list[str] = []
     terms: dict[str, tuple[str, int | None]] = {}  # hold → ground (a code), until
+    ceilings: list[str] = []  # marks under which the conversation must go, whatever holds it
 
 
 class Redacted(State):
@@ -154,15 +157,42 @@ class Unpublished(State):
     due_ms: int = 0
 
 
-def is_held(view: View, conversation_id: str) -> bool:
-    """Whether a legal hold keeps this item (or everything of this identifier)."""
-    return any((held := view.get(HeldBy, scope)) is not None and held.holds for scope in (conversation_id, "*"))
+def is_held(view: View, conversation_id: str, *, marks: bool = True) -> bool:
+    """Whether a legal hold, or (`marks`) a compliance tag, keeps this item (or everything of this identifier)."""
+    standing = (held for scope in (conversation_id, "*") if (held := view.get(HeldBy, scope)) is not None)
+    return any(marks or not hold_id.startswith(TAG) for held in standing for hold_id in held.holds)
 
 
 def kept_item(view: View, conversation_id: str) -> HeldItem | None:
     """By which grounds holds keep this item, and until when; None where none does."""
+    return held_item(conversation_id, _holds(view, conversation_id))
+
+
+def _holds(view: View, conversation_id: str) -> tuple[HoldTerms, ...]:
     standing = [held for scope in (conversation_id, "*") if (held := view.get(HeldBy, scope)) is not None]
-    return held_item(conversation_id, (hold for held in standing for hold in told_of(held.holds, held.terms)))
+    return tuple(hold for held in standing for hold in told_of(held.holds, held.terms))
+
+
+def weigh_item(view: View, conversation_id: str, plea: Plea, book: Book, now_ms: int, *, recording: bool = False) -> Weighed:
+    """Which holds stand against a request for this item to go, or (`recording`) for a recording of it."""
+    held = view.get(HeldBy, conversation_id)
+    holds = _holds(view, conversation_id)
+    return weigh(
+        of_a_recording(holds, plea) if recording else holds, held.ceilings if held is not None else (), plea, book, day(now_ms)
+    )
+
+
+def kept_against(view: View, conversation_id: str, plea: Plea, book: Book, now_ms: int) -> HeldItem | None:
+    """By which grounds holds keep this item against a request, and until when; None where none stands against it."""
+    return held_item(conversation_id, weigh_item(view, conversation_id, plea, book, now_ms).standing)
+
+
+def overrule(view: View, item: Item, conversation_id: str, asked: "Asked", book: Book, now_ms: int) -> Iterator[Effect]:
+    """Put on record that an item goes although something keeps it: on which grounds, and to what each of them yields."""
+    yielded = weigh_item(view, conversation_id, asked.plea, book, now_ms).yielded
+    if yielded:
+        facts = {f"ground.{ground}": to for ground, to in yielded.items()}
+        yield Audit("hold.overruled", item.controller, {"request": asked.request_id, "law": book.names} | facts)
 
 
 def due_ms(item: Item) -> int:
@@ -175,6 +205,7 @@ class Asked(NamedTuple):
 
     request_id: str = ""
     acknowledge_by_ms: int = 0
+    plea: Plea = NO_PLEA
 
 
 NOBODY = Asked()
@@ -198,7 +229,7 @@ def order_recordings(
         order = case_of(item.controller, conversation_id, recording_id)
         yield Emit("case.events", ("media", order), MediaErase(
             conversation_id=conversation_id, recording_id=recording_id, cause=cause, uri=uri, request_id=asked.request_id,
-            acknowledge_by_ms=asked.acknowledge_by_ms, asker=view.owner,
+            acknowledge_by_ms=asked.acknowledge_by_ms, asker=view.owner, regime=asked.plea.regime, ground=asked.plea.ground,
         ))  # fmt: skip
         yield Put(MediaOwed(conversation_id, recording_id), (order,))
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_chec
 
 import msgspec
 
+from law.book import Book
 from schemas.base import Record
 from schemas.routed import Envelope
 from schemas.topics import ControllerState
@@ -72,6 +73,10 @@ class Context(Protocol):
 
     def settings(self, controller: str) -> ControllerState:
         """The controller's settings in force here; defaults when it was never configured."""
+        ...
+
+    def law(self, controller: str) -> Book:
+        """The law packs in force for the controller: the versions that it chose, else the newest that came."""
         ...
 
     def ref(self, controller: str, kind: str, normal: str) -> str:

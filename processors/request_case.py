@@ -66,6 +66,8 @@ class RequestCase(State):
     limits: Limits | None = None
     kept: dict[int, list[HeldItem]] = {}  # index of an identifier → what holds keep there; gone when it is closed
     kept_media: dict[str, HeldItem] = {}  # orders for recordings that holds keep back: nobody is late with these
+    plea: str = ""  # the ground of Art. 17(1) that it rests on, where one was given
+    exempt: list[str] = []  # the grounds of holds that are on record with the rule of each
 
 
 def open_targets(case: RequestCase) -> dict[str, int]:

@@ -25,6 +25,7 @@ from processors.kernel import (
     Wake,
 )
 from processors.request_case import DEADLINES, RequestCase, deadline_of, orders_of, status_of, warn, with_media, with_report
+from processors.request_grounds import exempted, rule_of
 from processors.request_limits import facts_of, fields_of, limits_of, order_of
 from processors.terms import DAY_MS, response_due
 from schemas.base import Record
@@ -79,12 +80,12 @@ class RunRequest(Incurious):
                     yield from self._follow(event, at)
             case EraseReport():
                 if case is not None and not case.reports.get(event.index, (0, 0, False))[2]:  # what is final stays
-                    case = with_report(case, event)
+                    case = yield from exempted(with_report(case, event), at)
                     yield deadline_of(case, at.receipt_ms)
                     yield from self._settle(case, at.receipt_ms)
             case MediaAnswered():
                 if case is not None and case.closed_ms is None:
-                    case = with_media(case, event)
+                    case = yield from exempted(with_media(case, event), at)
                     yield deadline_of(case, at.receipt_ms)
                     yield from self._settle(case, at.receipt_ms)
             case ErasureAcknowledged():
@@ -116,13 +117,14 @@ class RunRequest(Incurious):
         told = {"identifiers": event.identifiers, "claims": event.claims, "agent": event.agent}
         case = RequestCase(
             event.request_id, at.controller, event.right, event.regime, "identity_pending", at.receipt_ms, due, refs,
-            msgspec.json.encode(told).decode(), limits=limits,
+            msgspec.json.encode(told).decode(), limits=limits, plea=event.ground or "",
         )  # fmt: skip
         yield Mint(CLAIMS, at.controller)
         yield Put(case, (), scope=CLAIMS)
         yield Wake(OVERDUE, due)
         yield Audit("request.opened", at.controller, {"right": event.right, "regime": event.regime, "due_ms": str(due),
-                    "received_via": event.received_via, "request": event.request_id} | facts_of(limits), named=False)  # fmt: skip
+                    "received_via": event.received_via, "request": event.request_id} | rule_of(event, at) | facts_of(limits),
+                    named=False)  # fmt: skip
         yield status_of(view.get(RequestCase) or case)
 
     def _advance(self, view: View, case: RequestCase, event: RequestStep, at: Receipt) -> Iterator[Effect]:
@@ -195,7 +197,7 @@ class RunRequest(Incurious):
         due = response_due(event.regime, at.receipt_ms, extended=False)
         case = RequestCase(
             event.request_id, at.controller, "erasure", event.regime, "in_progress", at.receipt_ms, due, list(event.refs),
-            verified_by=event.verified_by, approved_by=event.approved_by, erased=list(event.erased),
+            verified_by=event.verified_by, approved_by=event.approved_by, erased=list(event.erased), plea=event.ground,
         )  # fmt: skip
         yield Wake(OVERDUE, due)
         facts = {"right": "erasure", "regime": event.regime, "due_ms": str(due), "received_via": "follow-on"}
@@ -323,7 +325,7 @@ def _open_follow_ons(case: RequestCase, event: LinksFound) -> Iterator[Effect]:
         request_id = f"{case.request_id}+{sha256(peer.encode()).hexdigest()[:8]}"
         yield Emit("case.events", ("request", request_id), FollowOn(
             request_id=request_id, parent=case.request_id, regime=case.regime, refs=(peer,), erased=(event.ref,),
-            verified_by=case.verified_by, approved_by=case.approved_by,
+            verified_by=case.verified_by, approved_by=case.approved_by, ground=case.plea,
         ))  # fmt: skip
 
 

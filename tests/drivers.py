@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from engine.topology import default_topology
+from law.book import Book, shipped
 from processors.kernel import (
     Alarm,
     Audit,
@@ -90,6 +91,9 @@ class FakeContext:
 
     def settings(self, controller: str) -> ControllerState:
         return self._driver.settings.get(controller) or ControllerState(controller=controller)
+
+    def law(self, controller: str) -> Book:
+        return shipped()
 
     def ref(self, controller: str, kind: str, normal: str) -> str:
         return f"{kind}:{normal}" if controller == CONTROLLER else f"{controller}/{kind}:{normal}"

@@ -23,6 +23,7 @@ from connectors.http.problems import Problem
 from connectors.http.tokens import Token
 from engine.deployment import Unreachable
 from engine.layout import key_bytes
+from law.book import shipped
 from processors.admit_event import problem, refs_of, unfit
 from processors.request_case import RequestCase
 from processors.run_breach import Incident
@@ -68,6 +69,7 @@ class _Context:
     def __init__(self, door: Door) -> None:
         self.ref = door.service.secrets.ref
         self.settings = door.service.settings
+        self.law = lambda controller: shipped()
         self.actor_hash = door.service.secrets.actor
 
     def derive(self, index: int) -> str:
