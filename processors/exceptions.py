@@ -78,5 +78,5 @@ def weigh(holds: Iterable[HoldTerms], ceilings: Iterable[str], plea: Plea, book:
 
 
 def of_a_recording(holds: Iterable[HoldTerms], plea: Plea) -> list[HoldTerms]:
-    """The holds that may keep a recording: it is everybody's voice, so nobody's interests keep another's who asks for it to go."""
+    """The holds that may keep a recording: everybody's voice, so nobody's interests keep it against who asks for it to go."""
     return [hold for hold in holds if not plea.regime or hold.hold_id != TAG + INTERESTS]

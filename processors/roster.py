@@ -7,7 +7,7 @@ from typing import ClassVar
 import msgspec
 
 from law.book import Book
-from processors.exceptions import TAG, Plea, of_a_recording, weigh
+from processors.exceptions import INTERESTS, TAG, Plea, of_a_recording, weigh
 from processors.grounds import held_item, told_of, with_terms
 from processors.hold_media import ask_next, kept_back
 from processors.kernel import Delete, Effect, Emit, Put, State
@@ -134,6 +134,9 @@ def hold(roster: Roster, event: Hold, book: Book, on: date) -> Generator[Effect,
         roster = _noted(roster, question, answers[question.order_id])
     yield Put(roster)
     yield from tell(roster, event, employees=True)
+    if event.hold_id == TAG + INTERESTS:  # an objection by a further identifier is known there, not at the home
+        for ref in dict.fromkeys(ref for party in roster.parties for ref in party.refs[1:]):
+            yield Emit("subject.events", (ref,), event)
     for question in asked:  # its homes have been told of the release before they are asked
         yield from _pass_on(roster, question, answers[question.order_id])
     return roster
