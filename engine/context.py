@@ -12,7 +12,7 @@ from engine.outside import Registered
 from engine.runtime import LogRecord
 from engine.secrets import Secrets
 from engine.topology import Topology
-from law.book import Book, shipped
+from law.book import Book, Library, shipped_library
 from processors.kernel import Processor
 from schemas.base import Record
 from schemas.codec import decode_as
@@ -34,8 +34,11 @@ class TaskPlan(msgspec.Struct, frozen=True):
 class Shared:
     """What all partitions of a process share."""
 
-    def __init__(self, secrets: Secrets, topology: Topology, registered: Registered | None = None) -> None:
+    def __init__(
+        self, secrets: Secrets, topology: Topology, registered: Registered | None = None, library: Library | None = None
+    ) -> None:  # fmt: skip
         self.secrets, self.registered = secrets, registered
+        self.library = library or shipped_library()
         self.enveloped = frozenset(name for name, topic in topology.topics.items() if topic.envelope)
         self.internal = self.enveloped & {topic for task in topology.tasks for topic in topology.writes_of(task)}
         self.partitions = {name: topic.partitions for name, topic in topology.topics.items()}
@@ -55,6 +58,14 @@ class Shared:
         """The controller's settings in force, the defaults when it was never configured; consumers are among its targets."""
         found = self.settings.get(controller) or ControllerState(controller=controller)
         return with_targets(found, self._consumers) if self._consumers else found
+
+    def law_of(self, controller: str) -> Book:
+        """The law packs in force for the controller.
+
+        Raises `PackRefused` for an activated version that this process lacks: no other stands in for it.
+        """
+        found = self.settings.get(controller)
+        return self.library.newest if found is None else self.library.book(found.law)
 
     def version_of(self, controller: str) -> int:
         """The version of the controller's settings in force."""
@@ -97,13 +108,13 @@ class Moment:
         self.effective_ms = time_ms if time_ms < receipt_ms else receipt_ms
         self.event_id = sha256(f"{envelope.source}\0{envelope.id}".encode()).hexdigest()[:24]
 
-    def law(self, controller: str) -> Book:
-        """See `processors.kernel.Context`."""
-        return shipped()
-
     def settings(self, controller: str) -> ControllerState:
         """See `processors.kernel.Context`."""
         return self._shared.settings_of(controller)
+
+    def law(self, controller: str) -> Book:
+        """See `processors.kernel.Context`."""
+        return self._shared.law_of(controller)
 
     def ref(self, controller: str, kind: str, normal: str) -> str:
         """See `processors.kernel.Context`."""

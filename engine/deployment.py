@@ -18,6 +18,7 @@ from engine.runtime import LogRecord, RuntimeFault, partition_of
 from engine.sealing import Erased, Opened, TokenForeign
 from engine.secrets import Secrets
 from engine.topology import Topology
+from law.book import Book
 from processors.kernel import State
 from schemas.codec import decode_as
 from schemas.routed import Envelope
@@ -227,6 +228,10 @@ class Deployment(Protocol):
 
     def settings(self, controller: str) -> ControllerState:
         """The controller's settings in force."""
+        ...
+
+    def law(self, controller: str) -> Book:
+        """The law packs in force for the controller. Raises `PackRefused`, see `Shared.law_of`."""
         ...
 
     def look(self, owners: Sequence[str], kinds: Sequence[type[State]]) -> list[Look]:

@@ -152,10 +152,11 @@ class Effects:
     def audit(self, effect: Audit, at: Moment, processor: Processor) -> None:
         """Append an audit entry to the partition's tree and topic."""
         subject = (self._subjects.get(at.owner) or self._subject(at)) if effect.named else ""
-        self.enter(effect.kind, effect.controller, subject, effect.facts, at.receipt_ms, at)
+        self.enter(effect.kind, effect.controller, subject, effect.facts, at.receipt_ms, at, effect.law)
 
     def enter(
-        self, kind: str, controller: str, subject: str, facts: Mapping[str, str], at_ms: int, cause: Moment | None = None
+        self, kind: str, controller: str, subject: str, facts: Mapping[str, str], at_ms: int, cause: Moment | None = None,
+        law: str = "",
     ) -> None:  # fmt: skip
         """Append an entry of the engine's own, or one of `cause`."""
         shared, envelope = self._shared, None if cause is None else cause.envelope
@@ -164,7 +165,7 @@ class Effects:
             controller=controller, subject=subject,
             actor=shared.secrets.actor(controller, envelope.actor) if envelope is not None and envelope.actor else "",
             event="" if cause is None or cause.envelope.type == ALARM else cause.event_id,  # an alarm's id tells of its owner
-            settings_version=shared.version_of(controller), facts=dict(facts),
+            settings_version=shared.version_of(controller), law_pack=law, facts=dict(facts),
         )  # fmt: skip
         data = encode(entry)
         self._entries.append(data)

@@ -31,6 +31,7 @@ from engine.rotation import KeyStatus, Rotations, keepers
 from engine.runtime import CommitLost, LogRecord, Output
 from engine.secrets import Secrets
 from engine.topology import Topology, default_topology
+from law.book import Book, Library
 from processors.kernel import State
 from processors.registry import processors
 from schemas.codec import encode
@@ -84,14 +85,15 @@ class Service(Reads):
     """One embedded deployment. `open` it, then `start` its loop; or use it stopped, for what works offline."""
 
     def __init__(
-        self, folder: Path, ring: KeyRing, runtime: EmbeddedRuntime, topology: Topology, clock: Clock, limits: Limits
-    ) -> None:
+        self, folder: Path, ring: KeyRing, runtime: EmbeddedRuntime, topology: Topology, clock: Clock, limits: Limits,
+        library: Library | None = None,
+    ) -> None:  # fmt: skip
         self.folder, self.ring, self.runtime = folder, ring, runtime
         self.clock, self.limits = clock, limits
         super().__init__(runtime, topology, Secrets(ring, os.urandom))
         self.retention = Retention(runtime)
         self._raw_keys = RawKeys(ring, self.secrets, topology, runtime.read)
-        self.shared = Shared(self.secrets, topology)
+        self.shared = Shared(self.secrets, topology, library=library)
         self.loop = TaskLoop(runtime, plans(topology, processors()), self.shared, clock)
         self.rotations = Rotations(ring, keepers(topology))
         self.loop.upkeep = self._rotation = KeyRotation(self.rotations, runtime, self.shared)
@@ -108,7 +110,7 @@ class Service(Reads):
     @classmethod
     def open(
         cls, folder: Path, *, ring: Path | OpenRing | None = None, clock: Clock = system_clock, limits: Limits | None = None,
-        topology: Topology | None = None,
+        topology: Topology | None = None, library: Library | None = None,
     ) -> "Service":  # fmt: skip
         """Open (or begin) the deployment in `folder`. Raises `FolderInUse`, `RingFault`, `StoreDamaged`."""
         topology = topology or default_topology()
@@ -116,7 +118,7 @@ class Service(Reads):
         runtime = EmbeddedRuntime(folder, topology.topic_specs(), topology.task_specs())
         try:
             keys = ring_of(ring, folder, create=not begun)
-            return cls(folder, keys, runtime, topology, clock, limits or Limits())
+            return cls(folder, keys, runtime, topology, clock, limits or Limits(), library)
         except BaseException:
             runtime.close()
             raise
@@ -251,6 +253,10 @@ class Service(Reads):
     def settings(self, controller: str) -> ControllerState:
         """The controller's settings in force."""
         return self.shared.settings_of(controller)
+
+    def law(self, controller: str) -> Book:
+        """The law packs in force for the controller."""
+        return self.shared.law_of(controller)
 
     def look(self, owners: Sequence[str], kinds: Sequence[type[State]]) -> list[Look]:
         """What each dossier holds of `kinds`. The beat is read first: the state can only be newer."""

@@ -24,9 +24,10 @@ class Book:
     Raises `PackRefused` where two packs have versions of one rule at one place.
     """
 
-    def __init__(self, packs: Iterable[Pack], *, proposed: bool = False) -> None:
+    def __init__(self, packs: Iterable[Pack], *, proposed: bool = False, offered: frozenset[str] = frozenset()) -> None:
         self.packs = tuple(sorted(packs, key=lambda pack: pack.pack))
         self.proposed = proposed
+        self._offered = offered or frozenset(pack.name for pack in self.packs)
         self.names = " ".join(pack.name for pack in self.packs) + (" proposed" if proposed else "")
         self._versions = {pack.pack: pack.version for pack in self.packs}
         check_versions(row for pack in self.packs for row in pack.rows)
@@ -77,6 +78,10 @@ class Book:
             raise PackRefused(pack, "unknown-pack")
         return self._versions[pack]
 
+    def offers(self, pack: str, version: str) -> bool:
+        """Whether that version could be chosen instead: the deployment has it."""
+        return f"{pack}@{version}" in self._offered
+
     def pack_of(self, rule: str) -> Pack:
         """The pack that has `rule`. Raises `PackRefused`."""
         if rule not in self._origin:
@@ -85,7 +90,7 @@ class Book:
 
     def with_proposals(self) -> "Book":
         """The same packs as if what they list as proposed were law from its day on."""
-        return Book(self.packs, proposed=True)
+        return Book(self.packs, proposed=True, offered=self._offered)
 
 
 class Library:
@@ -99,6 +104,7 @@ class Library:
                 raise PackRefused(pack.name, "twice")
             versions[pack.version] = pack
         self._books: dict[tuple[tuple[str, str], ...], Book] = {}
+        self._offered = frozenset(pack.name for versions in self._packs.values() for pack in versions.values())
         self.newest = self.book({})
 
     def packs(self) -> list[Pack]:
@@ -115,10 +121,11 @@ class Library:
 
     def book(self, chosen: Mapping[str, str]) -> Book:
         """The book of the chosen versions, and the newest of every other pack. Raises `PackRefused`."""
-        key = tuple(sorted(chosen.items()))
+        key = tuple(sorted(chosen.items())) if chosen else ()
         if key not in self._books:
             newest = {name: max(versions, key=version_rank) for name, versions in self._packs.items()}
-            self._books[key] = Book([self.pack(name, version) for name, version in {**newest, **chosen}.items()])
+            packs = [self.pack(name, version) for name, version in {**newest, **chosen}.items()]
+            self._books[key] = Book(packs, offered=self._offered)
         return self._books[key]
 
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, assert_never
 
 import msgspec
 
+from law.book import Book
 from processors.fields import chosen
 from processors.kernel import Audit, Context, Effect, Emit, Forward, Quiet, Receipt, Refuse, State, View
 from processors.order_media import media_case
@@ -43,7 +44,7 @@ from schemas.identifiers import NotAnIdentifier, normalise
 from schemas.routed import Envelope, LinkTold
 from schemas.topics import ControllerState
 
-NOT_YET = (RetentionPolicySet, LawActivated)
+NOT_YET = (RetentionPolicySet,)
 RIGHTS = ("erasure",)
 # Digits as people and machines write them, in groups; a telephone number with its country code is none of our business.
 DIGITS = re.compile(r"(?<![\d+])\d+(?:[ .-]\d+)*")
@@ -121,6 +122,13 @@ def unfit(event: EventData, type_: str, refs: tuple[str, ...], settings: Control
     return None
 
 
+def unknown_law(event: EventData, book: Book) -> Refuse | None:
+    """The refusal of a law pack or version that the deployment does not have, or None. The door asks the same question."""
+    if isinstance(event, LawActivated) and not book.offers(event.pack, event.version):
+        return Refuse("unknown-law", "pack")
+    return None
+
+
 def mask_cards(text: str) -> str:
     """`text` with every payment card number masked: whole groups of digits that pass ISO/IEC 7812's Luhn check together.
 
@@ -195,6 +203,8 @@ class AdmitEvent(Quiet):
             yield Refuse(e.code, "identifiers")
             return
         refusal = unfit(event, at.envelope.type, refs, at.settings(at.controller))
+        if isinstance(event, LawActivated):
+            refusal = unknown_law(event, at.law(at.controller))
         if refusal is not None:
             yield refusal
             return
@@ -220,13 +230,13 @@ class AdmitEvent(Quiet):
                 yield Forward("case.events", ("hold", at.controller, event.hold_id), refs)
             case BreachEvent():
                 yield Forward("case.events", ("incident", event.incident_id), refs)
-            case ControllerConfigured():
+            case ControllerConfigured() | LawActivated():
                 yield Forward("case.events", ("controller", at.controller), refs)
             case DataAccessed():
                 # Who it was stands in the entry itself, taken from the caller's token.
                 facts = {"action": event.action, "count": str(event.count)}
                 yield Audit("data.accessed", at.controller, facts, named=False)
-            case RetentionPolicySet() | LawActivated():
+            case RetentionPolicySet():
                 raise AssertionError("refused above")
             case _:
                 assert_never(event)

@@ -1,12 +1,14 @@
-"""Keeps a controller's settings: the last configuration by effective time is in force, and every task gets a copy."""
+"""Keeps a controller's settings and its choice of law packs: the last by effective time is in force, every task gets a copy."""
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import ClassVar, assert_never
+
+import msgspec
 
 from processors.fields import merged_by, unknown
 from processors.kernel import Audit, Effect, Emit, Put, Quiet, Receipt, Refuse, State, View
 from schemas.base import NAME_CHARS_MAX, Record
-from schemas.events import METADATA_KEY, ControllerConfigured
+from schemas.events import METADATA_KEY, ControllerConfigured, LawActivated
 from schemas.topics import ControllerState
 
 SEEN_MAX = 64  # event ids remembered: a controller is configured by hand, a few times a year
@@ -21,6 +23,7 @@ class Settings(State):
     effective_ms: int
     event_id: str
     seen: list[str]
+    laws: dict[str, tuple[int, str]] = {}  # pack → effective time and id of the event that chose its version
 
 
 class ConfigureController(Quiet):
@@ -35,17 +38,28 @@ class ConfigureController(Quiet):
       fact `merges` warns of keys that conversations are merged by: their choice takes that from the publisher's systems.
       `unknown` lists names that are no group.
     * The controller's own identifiers become refs: they are never subjects.
+    * `law.activated` chooses the version of one pack: the last by effective time for each pack. It stays when settings change. A
+      pack or version that the deployment does not have is refused; it is on record as `law.activated`, or `law.overtaken`.
     """
 
     name = "configure_controller"
-    READS: ClassVar[tuple[type[Record], ...]] = (ControllerConfigured,)
+    READS: ClassVar[tuple[type[Record], ...]] = (ControllerConfigured, LawActivated)
     STATE: ClassVar[tuple[type[State], ...]] = (Settings,)
 
-    def fold(self, view: View, event: ControllerConfigured, at: Receipt) -> Iterator[Effect]:
-        """Yield the new settings, or nothing; refusal `too-many-groups`."""
+    def fold(self, view: View, event: ControllerConfigured | LawActivated, at: Receipt) -> Iterator[Effect]:
+        """Yield the new settings, or nothing; refusals `too-many-groups`, `unknown-law`."""
         known = view.get(Settings)
         if known is not None and at.event_id in known.seen:
             return
+        match event:
+            case ControllerConfigured():
+                yield from self._configure(known, event, at)
+            case LawActivated():
+                yield from self._activate(known, event, at)
+            case _:
+                assert_never(event)
+
+    def _configure(self, known: Settings | None, event: ControllerConfigured, at: Receipt) -> Iterator[Effect]:
         groups = event.sealed_fields
         if len(groups) > GROUPS_MAX or any(len(group) > NAME_CHARS_MAX for group in groups):
             yield Refuse("too-many-groups", "sealed_fields")
@@ -53,7 +67,7 @@ class ConfigureController(Quiet):
         rank = (at.effective_ms, at.event_id)
         seen = [*(known.seen if known else ()), at.event_id][-SEEN_MAX:]
         if known is not None and rank < (known.effective_ms, known.event_id):
-            yield Put(Settings(known.state, known.effective_ms, known.event_id, seen))
+            yield Put(msgspec.structs.replace(known, seen=seen))
             yield Audit("controller.overtaken", at.controller, {"version": str(known.state.version)})
             return
         before = known.state if known else ControllerState(controller=at.controller)
@@ -61,8 +75,9 @@ class ConfigureController(Quiet):
             controller=at.controller, version=before.version + 1, default_region=event.default_region,
             own_refs=tuple(ref for ref in at.envelope.refs if ref), employee_basis=event.employee_basis,
             four_eyes=event.four_eyes, sealed_fields=groups, targets=event.targets, merge_keys=event.merge_keys,
+            law=before.law,
         )  # fmt: skip
-        yield Put(Settings(state, *rank, seen))
+        yield Put(Settings(state, *rank, seen, known.laws if known else {}))
         yield Audit("controller.configured", at.controller, {"version": str(state.version)})
         changed = _changed(before.sealed_fields, groups)
         fields = {name: to for name, to in changed.items() if not name.startswith(METADATA_KEY)}
@@ -73,6 +88,24 @@ class ConfigureController(Quiet):
         if keys:
             merging = [name for name in merged_by(groups, event.merge_keys) if name in keys]
             yield Audit("METADATA_KEY_UPDATE", at.controller, keys | ({"merges": ",".join(merging)} if merging else {}))
+        yield Emit("controllers", (at.controller,), state)
+
+    def _activate(self, known: Settings | None, event: LawActivated, at: Receipt) -> Iterator[Effect]:
+        if not at.law(at.controller).offers(event.pack, event.version):
+            yield Refuse("unknown-law", "pack")
+            return
+        known = known or Settings(ControllerState(controller=at.controller), 0, "", [])
+        known = msgspec.structs.replace(known, seen=[*known.seen, at.event_id][-SEEN_MAX:])
+        rank = (at.effective_ms, at.event_id)
+        facts = {"pack": event.pack, "version": event.version, "by": at.actor_hash(at.controller, at.envelope.actor)}
+        if rank < known.laws.get(event.pack, (0, "")):
+            yield Put(known)
+            yield Audit("law.overtaken", at.controller, facts)
+            return
+        law = {**known.state.law, event.pack: event.version}
+        state = msgspec.structs.replace(known.state, version=known.state.version + 1, law=law)
+        yield Put(msgspec.structs.replace(known, state=state, laws={**known.laws, event.pack: rank}))
+        yield Audit("law.activated", at.controller, facts | {"before": known.state.law.get(event.pack, "newest")})
         yield Emit("controllers", (at.controller,), state)
 
 

@@ -1,4 +1,4 @@
-"""Heeds an objection: what is kept for legitimate interests alone is kept no longer for who objects (GDPR Art. 17(1)(c), 21(1))."""
+"""Heeds an objection: legitimate interests alone keep nothing any more of who objects (GDPR Art. 17(1)(c), 21(1))."""
 
 from collections.abc import Iterator
 from typing import Any, ClassVar, assert_never

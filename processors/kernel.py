@@ -76,7 +76,7 @@ class Context(Protocol):
         ...
 
     def law(self, controller: str) -> Book:
-        """The law packs in force for the controller: the versions that it chose, else the newest that came."""
+        """The law packs in force for the controller: the versions that it activated, else the newest."""
         ...
 
     def ref(self, controller: str, kind: str, normal: str) -> str:
@@ -196,13 +196,14 @@ class Shred(msgspec.Struct, frozen=True):
 class Audit(msgspec.Struct, frozen=True):
     """Append an audit entry (`Record` in the design). `facts` are codes, counts and times: never personal.
 
-    `named` False leaves the subject out: for entries about someone who was forgotten.
+    `named` False leaves the subject out: for entries about someone who was forgotten. `law` names the packs that were asked.
     """
 
     kind: str
     controller: str
     facts: dict[str, str] = {}
     named: bool = True
+    law: str = ""
 
 
 class Remove(msgspec.Struct, frozen=True):

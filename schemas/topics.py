@@ -30,6 +30,7 @@ class ControllerState(Record, frozen=True, kw_only=True):
     sealed_fields: dict[str, bool] = {}
     targets: tuple[Target, ...] = ()
     merge_keys: tuple[str, ...] = ()
+    law: dict[str, str] = {}  # pack → the version that `law.activated` chose; of every other pack the newest is in force
 
 
 class ConsentState(Record, frozen=True, kw_only=True):

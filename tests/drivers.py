@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from engine.topology import default_topology
-from law.book import Book, shipped
+from law.book import Book, Library, shipped_library
 from processors.kernel import (
     Alarm,
     Audit,
@@ -93,7 +93,7 @@ class FakeContext:
         return self._driver.settings.get(controller) or ControllerState(controller=controller)
 
     def law(self, controller: str) -> Book:
-        return shipped()
+        return (self._driver.library or shipped_library()).book(self.settings(controller).law)
 
     def ref(self, controller: str, kind: str, normal: str) -> str:
         return f"{kind}:{normal}" if controller == CONTROLLER else f"{controller}/{kind}:{normal}"
@@ -189,6 +189,7 @@ class Driver:
     now_ms: int = 0
     sent: int = 0
     in_batch: bool = False
+    library: Library | None = None
 
     def __post_init__(self) -> None:
         self.task.append(self)

@@ -11,6 +11,7 @@ from schemas.decode import decode_event
 from schemas.events import ControllerConfigured
 
 CONFIGURED = "controller.configured"
+SETTLES = (CONFIGURED, "law.activated")  # what follows one of these is judged by what it changed
 
 
 class Warning(msgspec.Struct):

@@ -21,6 +21,7 @@ from connectors.http.door import FAULTS, Door
 from connectors.http.marks import posted
 from connectors.http.problems import Problem
 from engine.deployment import Look
+from law.reading import PackRefused
 from processors.decide_use import REASONS, Mark, PartyView, Use, UseName, decide_use
 from processors.fence import Fence
 from processors.permissions import ANY, Permissions
@@ -35,7 +36,6 @@ TOPIC = "decisions"
 PARTIES_MAX = 64  # as many as a conversation has
 IDENTIFIERS_MAX = 32
 AHEAD_MS_MAX = 60_000  # clocks may differ by a minute; nobody decides about tomorrow with today's state
-LAW_PACK = "builtin-1"
 
 DoorReason = Literal[
     "stale",  # the state is older than the freshness limit
@@ -43,6 +43,7 @@ DoorReason = Literal[
     "not_fresh",  # denials are under way for which there is no mark, or it may have been lost
     "not_recorded",  # the verdict could not be appended to `decisions`
     "unreachable",  # the state cannot be read
+    "law_unknown",  # the controller activated a version of a law pack that this process does not have
     "unusable_identifier",  # an identifier is none, so nobody knows whose permission to look at
 ]
 ALL_REASONS: tuple[str, ...] = tuple(sorted({*REASONS, *DoorReason.__args__}))  # type: ignore[attr-defined]
@@ -98,8 +99,9 @@ def decide(door: Door, ask: Ask) -> Decided:
     if door.marks.blind(beat_ms):
         reasons.add("not_fresh")
     epoch = 0
-    settings = service.settings(ask.controller)
+    settings, law_pack = service.settings(ask.controller), ""
     try:
+        law_pack = service.law(ask.controller).names
         asked = list(_asked(door, ask, settings, reasons))
         known = _known(door, ask, {ref for _, _, others in asked for ref in others}, reasons)
         beat_ms = min((one.beat_ms for one in known.values()), default=beat_ms)
@@ -118,6 +120,8 @@ def decide(door: Door, ask: Ask) -> Decided:
             epoch = verdict.epoch
     except FAULTS:
         reasons.add("unreachable")
+    except PackRefused:
+        reasons.add("law_unknown")
     # A beat from the future means that the clock was set back: then nobody knows how old the state is.
     if abs(now_ms - beat_ms) > door.options.fresh_secs * 1000:
         reasons.add("stale")
@@ -125,7 +129,7 @@ def decide(door: Door, ask: Ask) -> Decided:
     record = Decision(
         decision_id=decision_id, controller=ask.controller, use=ask.use, verdict="deny" if reasons else "allow",
         reasons=tuple(sorted(reasons)), at_ms=at_ms, epoch=epoch, purpose=ask.purpose, channel=ask.channel, brand=ask.brand,
-        campaign=ask.campaign, conversation_id=ask.conversation_id, law_pack=LAW_PACK, fresh_as_of_ms=beat_ms,
+        campaign=ask.campaign, conversation_id=ask.conversation_id, law_pack=law_pack, fresh_as_of_ms=beat_ms,
     )  # fmt: skip
     try:
         if service.failed is not None:
@@ -136,7 +140,7 @@ def decide(door: Door, ask: Ask) -> Decided:
     fresh = datetime.fromtimestamp(beat_ms / 1000, UTC).isoformat(timespec="milliseconds") if beat_ms else None
     return Decided(
         decision_id=decision_id, verdict="deny" if reasons else "allow", reasons=tuple(sorted(reasons)), epoch=epoch,
-        law_pack=LAW_PACK, fresh_as_of=fresh,
+        law_pack=law_pack, fresh_as_of=fresh,
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from connectors.http.advice import CONFIGURED, Warning, warnings_of
+from connectors.http.advice import SETTLES, Warning, warnings_of
 from connectors.http.bodies import BODY_BYTES_MAX, answer
 from connectors.http.cloudevents import Incoming, read
 from connectors.http.door import POLL_SECS, Door, Sendable
@@ -23,13 +23,12 @@ from connectors.http.problems import Problem
 from connectors.http.tokens import Token
 from engine.deployment import Unreachable
 from engine.layout import key_bytes
-from law.book import shipped
-from processors.admit_event import problem, refs_of, unfit
+from processors.admit_event import problem, refs_of, unfit, unknown_law
 from processors.request_case import RequestCase
 from processors.run_breach import Incident
 from schemas.base import EventData
 from schemas.decode import Invalid, decode_event
-from schemas.events import BreachEvent, ErasureAcknowledged, Identifier, RequestOpened
+from schemas.events import BreachEvent, ErasureAcknowledged, Identifier, LawActivated, RequestOpened
 from schemas.identifiers import NotAnIdentifier, normalise
 from schemas.routed import Envelope
 from schemas.topics import ControllerState
@@ -68,8 +67,7 @@ class _Context:
 
     def __init__(self, door: Door) -> None:
         self.ref = door.service.secrets.ref
-        self.settings = door.service.settings
-        self.law = lambda controller: shipped()
+        self.settings, self.law = door.service.settings, door.service.law
         self.actor_hash = door.service.secrets.actor
 
     def derive(self, index: int) -> str:
@@ -126,6 +124,8 @@ class Admission:
         if fault is not None:
             raise fault
         refusal = unfit(event, type_, refs, settings)
+        if isinstance(event, LawActivated):
+            refusal = unknown_law(event, self._door.service.law(controller))
         if refusal is not None:
             raise Problem(refusal.code, refusal.field)
         if _taken(self._door, event, controller):
@@ -216,7 +216,7 @@ def _runs(events: Sequence[Incoming | Problem]) -> Iterator[Sequence[Incoming | 
     """Cut behind each event that configures a controller."""
     start = 0
     for n, event in enumerate(events, 1):
-        if isinstance(event, Incoming) and event.type == CONFIGURED and n < len(events):
+        if isinstance(event, Incoming) and event.type in SETTLES and n < len(events):
             yield events[start:n]
             start = n
     yield events[start:]
@@ -227,7 +227,7 @@ async def take(door: Door, token: Token, events: Sequence[Incoming | Problem]) -
     found: list[Problem | None] = []
     for run in _runs(events):
         last = run[-1] if run else None
-        configures = last.controller if isinstance(last, Incoming) and last.type == CONFIGURED else None
+        configures = last.controller if isinstance(last, Incoming) and last.type in SETTLES else None
         before = door.service.settings(configures).version if configures is not None else 0
         result = await door.run(lambda run=run: _take(door, token, run))  # type: ignore[misc]
         found += result

@@ -77,6 +77,7 @@ PROBLEMS: dict[str, ProblemType] = {
         never_a_subject=("Nobody", "Every identifier is the controller's own, which is never a subject."),
         empty_scope=("A scope that limits nothing", "Name conversations, a period or fields; without a scope it is everything."),
         nothing_chosen=("No fields chosen", "Neither the request nor the controller's `sealed_fields` chooses any."),
+        unknown_law=("Unknown law pack", "The deployment has no such version; `consentinel law list` shows what it has."),
         unusable=("Cannot be used", "The event is well formed but means nothing here."),
     ),
     **_types(

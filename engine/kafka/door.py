@@ -30,6 +30,7 @@ from engine.rotation import KeyStatus, Rotations, keepers
 from engine.runtime import LogRecord, Output, partition_of
 from engine.secrets import Secrets
 from engine.topology import Topology
+from law.book import Book, Library, shipped_library
 from processors.kernel import State
 from schemas.codec import encode
 from schemas.routed import Envelope
@@ -50,10 +51,10 @@ class KafkaDoor(Reads):
 
     def __init__(
         self, clients: Clients, names: Names, topology: Topology, ring: KeyRing, model: ReadModel,
-        clock: Clock, random: Callable[[int], bytes],
+        clock: Clock, random: Callable[[int], bytes], library: Library | None = None,
     ) -> None:  # fmt: skip
         super().__init__(model, topology, Secrets(ring, random))
-        self.clock = clock
+        self.clock, self._library = clock, library or shipped_library()
         self.signer = Signer(f"consentinel/{ring.deployment()}", ring.signing_seed())
         self.failed: str | None = None
         self.model_error: str | None = None  # why the read model cannot be asked at this moment
@@ -161,6 +162,10 @@ class KafkaDoor(Reads):
     def settings(self, controller: str) -> ControllerState:
         """See `Deployment`."""
         return self._settings.of(controller)
+
+    def law(self, controller: str) -> Book:
+        """See `Deployment`."""
+        return self._library.book(self._settings.of(controller).law)
 
     def look(self, owners: Sequence[str], kinds: Sequence[type[State]]) -> list[Look]:
         """See `Deployment`: one round trip to the read model."""

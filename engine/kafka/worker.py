@@ -37,6 +37,7 @@ from engine.runtime import FolderInUse, RuntimeFault
 from engine.secrets import Secrets
 from engine.service import IDLE_SECS, STOP_SECS_MAX, WIPE_SECS, Limits, tune_interpreter
 from engine.topology import Topology, default_topology
+from law.book import Library
 from processors.registry import processors
 
 log = logging.getLogger("consentinel.worker")
@@ -101,13 +102,13 @@ class Worker:
 
     def __init__(
         self, runtime: KafkaRuntime, clients: Clients, topology: Topology, ring: KeyRing, lock: IO[bytes], *, clock: Clock,
-        limits: Limits, interval_ms: int, look_up: LookUp | None = None,
+        limits: Limits, interval_ms: int, look_up: LookUp | None = None, library: Library | None = None,
     ) -> None:  # fmt: skip
         self.runtime, self.topology, self.ring, self.clock, self.limits = runtime, topology, ring, clock, limits
         self.failed: str | None = None
         self.reason = ""
         self.secrets = Secrets(ring, os.urandom)
-        self.shared = Shared(self.secrets, topology, None if look_up is None else Registered(look_up))
+        self.shared = Shared(self.secrets, topology, None if look_up is None else Registered(look_up), library)
         self.loop = TaskLoop(
             runtime, plans(topology, processors()), self.shared, clock, RECORDS_PER_TASK_MAX, quiet_ms=ON_THEIR_WAY_MS
         )
@@ -133,7 +134,7 @@ class Worker:
     def open(
         cls, connection: Connection, folder: Path, *, ring: Path | OpenRing | None = None, name: str,
         topology: Topology | None = None, clock: Clock = system_clock, limits: Limits | None = None, accept_loss: bool = False,
-        look_up: LookUp | None = None,
+        look_up: LookUp | None = None, library: Library | None = None,
     ) -> "Worker":  # fmt: skip
         """Open the worker `name` with its stores in `folder`. Raises `RuntimeFault` (Kafka's, the folder's), `RingFault`.
 
@@ -160,7 +161,7 @@ class Worker:
         interval_ms = connection.commit_interval_ms
         return cls(
             runtime, clients, topology, keys, lock, clock=clock, limits=limits or Limits(), interval_ms=interval_ms,
-            look_up=look_up,
+            look_up=look_up, library=library,
         )  # fmt: skip
 
     def start(self) -> None:

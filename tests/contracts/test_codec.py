@@ -218,14 +218,14 @@ def test_a_time_beyond_the_calendar_is_malformed() -> None:
 
 def test_arrays_and_maps_in_blocks_of_other_writers_are_read() -> None:
     """Negative counts carry the block's size; several blocks follow each other (Avro 1.12, binary encoding)."""
-    tail = b"\0\0"  # no targets, no merge keys
+    tail = b"\0\0\0"  # no targets, no merge keys, no law
     one = STATE + b"\x01\x06\x02a\x01" + b"\x02\x02b\x00" + b"\0" + tail
     with pytest.raises(codec.Malformed):  # the size says one byte more than the item has
         codec.decode(one.replace(b"\x01\x06\x02a", b"\x01\x08\x02a"))
     record = codec.decode_as(ControllerState, one)
     assert record.sealed_fields == {"a": True, "b": False}
     assert fastavro.schemaless_reader(io.BytesIO(one[10:]), _PARSED[ControllerState])["sealed_fields"] == record.sealed_fields
-    many = STATE + b"\0" + b"\x02\x02a\x02" + b"\x01\x06\x02b\x04" + b"\0\0"
+    many = STATE + b"\0" + b"\x02\x02a\x02" + b"\x01\x06\x02b\x04" + b"\0\0\0"
     assert codec.decode_as(ControllerState, many).targets == (
         Target(name="a", deadline_days=1), Target(name="b", deadline_days=2),
     )  # fmt: skip

@@ -38,7 +38,7 @@ THIRD_PARTY = {
     "connectors/registry": {"httpx", "msgspec"},
     "connectors/media": {"boto3", "botocore", "msgspec"},
     "connectors/vault": {"httpx", "msgspec"},
-    "law": {"msgspec", "yaml", "cryptography"},
+    "law": {"msgspec", "yaml", "cryptography", "holidays"},
 }
 AMBIENT_MODULES = {"time", "random", "secrets", "uuid", "os", "socket", "threading", "asyncio", "subprocess", "pathlib", "io"}
 AMBIENT_CALLS = {"now", "utcnow", "today", "urandom", "open", "print", "input"}

@@ -154,7 +154,7 @@ BAD: dict[str, tuple[dict[str, str], bytes | str, int, str, str | None]] = {
     "missing field": (binary("call.ended"), json.dumps({"disposition": SENTINEL}), 400, "missing-field", "/conversation_id"),
     "wrong field": (binary("call.ended"), f'{{"conversation_id":{{"a":"{SENTINEL}"}}}}', 400, "wrong-field", "/conversation_id"),
     "unknown field": (binary("call.ended"), json.dumps({"conversation_id": "c", SENTINEL: 1}), 400, "unknown-field", None),
-    "not built": (binary("law.activated"), json.dumps({"pack": SENTINEL, "version": "1"}), 422, "not-supported-yet", "type"),
+    "unknown law": (binary("law.activated"), json.dumps({"pack": SENTINEL, "version": "1"}), 422, "unknown-law", "pack"),
     "right not built": (
         binary("request.opened"),
         json.dumps({"request_id": "q", "right": "access", "regime": "gdpr", "received_via": SENTINEL,

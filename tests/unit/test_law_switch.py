@@ -1,0 +1,58 @@
+"""Versions of a pack: what a controller activates is in force for it, and for nobody else."""
+
+from datetime import date
+
+import msgspec
+import pytest
+
+from law.book import Book, Library, shipped, shipped_library
+from law.reading import PackRefused
+from law.rows import Pack, Period
+from processors.configure_controller import ConfigureController
+from schemas.topics import ControllerState
+from tests.drivers import CONTROLLER, Driver
+
+RESPOND, ON = "gdpr.art12.response", date(2026, 3, 1)
+
+
+def newer(version: str = "2099.1", days: int = 14) -> Pack:
+    """A version of the GDPR pack under which an answer is due in days."""
+    old = shipped_library().pack("gdpr", "2026.1")
+    rows = tuple(msgspec.structs.replace(r, period=Period(amount=days, unit="days")) if r.rule == RESPOND else r for r in old.rows)
+    return msgspec.structs.replace(old, version=version, rows=rows)
+
+
+def days_of(book: Book) -> int:
+    row = book.row(RESPOND, "DE", ON)
+    assert row is not None and row.period is not None
+    return row.period.amount
+
+
+def test_the_newest_version_is_in_force_until_another_is_activated_and_for_this_controller_alone() -> None:
+    driver = Driver(ConfigureController(), library=Library([*shipped().packs, newer()]))
+    driver.send("controller acme", "law.activated", {"pack": "gdpr", "version": "2026.1"}, at=10)
+    state = driver.rows("controllers")[CONTROLLER,]
+    assert isinstance(state, ControllerState) and driver.library is not None
+    assert days_of(driver.library.newest) == 14 and days_of(driver.library.book(state.law)) == 1
+    assert "gdpr@2026.1" in driver.library.book(state.law).names and "gdpr@2099.1" in driver.library.newest.names
+
+
+def test_a_version_that_is_not_there_stands_for_no_other() -> None:
+    with pytest.raises(PackRefused, match=r"gdpr@1\.1: unknown-version"):
+        shipped_library().book({"gdpr": "1.1"})
+    assert not shipped().offers("gdpr", "1.1") and shipped().offers("gdpr", "2026.1")
+
+
+def test_of_versions_the_greatest_number_is_the_newest() -> None:
+    library = Library([newer("2026.10", 10), newer("2026.9", 9)])
+    assert days_of(library.newest) == 10
+
+
+def test_one_version_is_there_once() -> None:
+    with pytest.raises(PackRefused, match=r"gdpr@2026\.1: twice"):
+        Library([*shipped().packs, newer("2026.1")])
+
+
+def test_two_packs_do_not_both_rule_at_one_place() -> None:
+    with pytest.raises(PackRefused, match=r"gdpr\.art12\.response EU 2018-05-25: overlap"):
+        Book([*shipped().packs, msgspec.structs.replace(newer(), pack="own")])
