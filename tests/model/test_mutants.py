@@ -96,7 +96,7 @@ def arms_nothing_after_a_release(patch: pytest.MonkeyPatch) -> None:
 
 
 def looks_at_no_hold(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(erase_subject, "is_held", lambda view, conversation_id: False)
+    patch.setattr(erase_subject, "kept_against", lambda view, conversation_id, plea, book, now_ms: None)
 
 
 def expires_what_is_held(patch: pytest.MonkeyPatch) -> None:
