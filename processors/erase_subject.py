@@ -12,11 +12,14 @@ from processors.exceptions import Plea
 from processors.fence import Fence, Fenced, mark_of
 from processors.grounds import ITEMS_TOLD_MAX, OTHER, facts_of
 from processors.item import (
+    EXPIRE,
+    REPLAN,
     SWEEP,
     Asked,
     HeldBy,
     Item,
     MediaOwed,
+    Planned,
     Pointer,
     destroy_item,
     forget_nonce,
@@ -179,6 +182,8 @@ class EraseSubject(Incurious):
             ))  # fmt: skip
         yield Put(erasure, (event.request_id,))
         yield Wake(STEP, at.receipt_ms)
+        if any(True for _ in view.scan(Planned)):  # what a duty keeps is restricted to it from now on
+            yield Wake(REPLAN, at.receipt_ms, of="enforce_retention")
 
     def _step(self, view: View, request_id: str, erasure: Erasure, now: Instant, by_ms: int) -> Iterator[Effect]:
         now_ms, book, plea = now.now_ms, now.law(erasure.controller), plea_of(erasure)
@@ -279,6 +284,8 @@ class EraseSubject(Incurious):
             yield from _erase_and_answer(view, event.conversation_id, item, waiting, book, at.receipt_ms)
             return
         yield Put(waiting, (event.conversation_id, event.request_id, event.asker))
+        if view.get(Planned, event.conversation_id) is not None:
+            yield Wake(EXPIRE + event.conversation_id, at.receipt_ms, of="enforce_retention")
         if event.asker:
             yield _still_held(waiting, kept)
 

@@ -4,8 +4,8 @@ Three things decide, each a row of the law packs (docs/law-rights.md):
 
 * A hold that somebody placed stands against every request but one for card authentication data (PCI DSS 3.3.1): destroying it is
   not a matter of rights. It stands against Art. 17(1)(d) too, for Art. 17(3) is an exception to Art. 17(1) as a whole.
-* What a compliance tag claims stands only where the request's own law knows such an exception, and never for data that was
-  processed unlawfully: what may not be held cannot be necessary to hold.
+* What a compliance tag claims stands only where the request's own law knows such an exception. Neither a tag nor a duty to keep
+  stands for data that was processed unlawfully: what may not be held cannot be necessary to hold.
 * Legitimate interests (6(1)(f)) yield to an objection (Art. 17(1)(c), 21(1)).
 """
 
@@ -20,6 +20,7 @@ from law.rights import ceiling, kept_by
 from schemas.routed import HoldTerms
 
 TAG = "tag:"  # a hold's id that begins so is a mark's: no other hold may (`admit_event`)
+FLOOR = "floor:"  # and one that begins so is a duty to keep (`windows.py`)
 INTERESTS = "art6_1_f"
 UNLAWFUL, CARD_DATA = "unlawful", "card_authentication_data"  # as ceilings call these items
 CEILINGS = (CARD_DATA, UNLAWFUL)
@@ -59,6 +60,8 @@ def weigh(holds: Iterable[HoldTerms], ceilings: Iterable[str], plea: Plea, book:
         own, to = hold, None
         if CARD_DATA in above:
             to = CARD_DATA
+        elif hold.hold_id.startswith(FLOOR):
+            to = UNLAWFUL if UNLAWFUL in above else None
         elif hold.hold_id.startswith(TAG):
             mark = hold.hold_id.removeprefix(TAG)
             exempt = kept_by(mark, plea.regime, book, on)

@@ -1,10 +1,10 @@
 """What an identifier keeps of a conversation, and the one way an item is destroyed: fence and key first, then the rest."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import ClassVar, Literal, NamedTuple
 
 from law.book import Book
-from processors.exceptions import NO_PLEA, TAG, Plea, Weighed, day, of_a_recording, weigh
+from processors.exceptions import FLOOR, NO_PLEA, TAG, Plea, Weighed, day, of_a_recording, weigh
 from processors.fence import Fenced, mark_of
 from processors.grounds import held_item, told_of
 from processors.kernel import (
@@ -36,6 +36,7 @@ PUBLISH_DELAY_MS = 1_000
 PUBLISH_DELAY_PER_LINE_MS = 50
 LINES_PER_SWEEP = 20  # lines deleted at once with an item: six items stay under kernel.EFFECTS_PER_STEP_MAX
 SWEEP, PUBLISH, EXPIRE = "sweep\x1f", "publish\x1f", "expire\x1f"  # alarms about one conversation, whose id follows
+REPLAN = "replan\x1f"  # of `enforce_retention`: look at all items again; the last conversation done follows
 
 
 class Item(State):
@@ -150,6 +151,41 @@ class Untagged(State):
     at_ms: int
 
 
+class Tagged(State):
+    """The tags that a conversation has, as they were first spelled, each once: rules of retention look at them."""
+
+    KIND: ClassVar[str] = "tagged"
+    tags: list[str] = []
+
+
+class Floor(NamedTuple):
+    """A duty that keeps an item until its end: `ground` is a code, `purpose` what the item may still be used for, "" if unnamed.
+
+    `rule` and `origin` as in `windows.Bound`. `media`: it keeps the recordings only (True), all but them (False), or both (None).
+    """
+
+    rule: str
+    origin: str
+    ground: str
+    purpose: str
+    until_ms: int
+    media: bool | None = None
+
+
+class Planned(State):
+    """What rules have made of an item's end, where it is not the default period alone.
+
+    `restricted_ms`: since when only what its floors are for may use it.
+    """
+
+    KIND: ClassVar[str] = "planned"
+    erase_by_ms: int
+    rule: str
+    floors: list[Floor] = []
+    media_ms: int | None = None
+    restricted_ms: int | None = None
+
+
 class Unpublished(State):
     """The item changed since it was last published; an alarm is set."""
 
@@ -158,14 +194,14 @@ class Unpublished(State):
 
 
 def is_held(view: View, conversation_id: str, *, marks: bool = True) -> bool:
+    """Whether a legal hold, a duty to keep or (`marks`) a compliance tag keeps this item."""
+    planned = view.get(Planned, conversation_id)
+    return bool(planned is not None and planned.floors) or is_on_hold(view, conversation_id, marks=marks)
+
+
+def is_on_hold(view: View, conversation_id: str, *, marks: bool = True) -> bool:
     """Whether a legal hold, or (`marks`) a compliance tag, keeps this item (or everything of this identifier)."""
-    standing = (held for scope in (conversation_id, "*") if (held := view.get(HeldBy, scope)) is not None)
-    return any(marks or not hold_id.startswith(TAG) for held in standing for hold_id in held.holds)
-
-
-def kept_item(view: View, conversation_id: str) -> HeldItem | None:
-    """By which grounds holds keep this item, and until when; None where none does."""
-    return held_item(conversation_id, _holds(view, conversation_id))
+    return any(marks or not hold.hold_id.startswith(TAG) for hold in _holds(view, conversation_id))
 
 
 def _holds(view: View, conversation_id: str) -> tuple[HoldTerms, ...]:
@@ -173,30 +209,53 @@ def _holds(view: View, conversation_id: str) -> tuple[HoldTerms, ...]:
     return tuple(hold for held in standing for hold in told_of(held.holds, held.terms))
 
 
+def _floors(view: View, conversation_id: str, *, recording: bool) -> tuple[HoldTerms, ...]:
+    planned = view.get(Planned, conversation_id)
+    floors = planned.floors if planned is not None else ()
+    return tuple(
+        HoldTerms(hold_id=FLOOR + floor.rule, ground=floor.ground, until_ms=floor.until_ms) for floor in floors
+        if not (recording and floor.media is False)
+    )  # fmt: skip
+
+
 def weigh_item(view: View, conversation_id: str, plea: Plea, book: Book, now_ms: int, *, recording: bool = False) -> Weighed:
-    """Which holds stand against a request for this item to go, or (`recording`) for a recording of it."""
-    held = view.get(HeldBy, conversation_id)
-    holds = _holds(view, conversation_id)
+    """Which holds and floors stand against a request for this item to go, or (`recording`) for a recording of it."""
+    holds = (*_holds(view, conversation_id), *_floors(view, conversation_id, recording=recording))
     return weigh(
-        of_a_recording(holds, plea) if recording else holds, held.ceilings if held is not None else (), plea, book, day(now_ms)
+        of_a_recording(holds, plea) if recording else holds, _ceilings(view, conversation_id), plea, book, day(now_ms)
     )
 
 
+def weigh_holds(view: View, conversation_id: str, book: Book, now_ms: int) -> Weighed:
+    """Which holds stand against the end of an item's time; its floors are in its window."""
+    return weigh(_holds(view, conversation_id), _ceilings(view, conversation_id), NO_PLEA, book, day(now_ms))
+
+
+def _ceilings(view: View, conversation_id: str) -> list[str]:
+    held = view.get(HeldBy, conversation_id)
+    return held.ceilings if held is not None else []
+
+
 def kept_against(view: View, conversation_id: str, plea: Plea, book: Book, now_ms: int) -> HeldItem | None:
-    """By which grounds holds keep this item against a request, and until when; None where none stands against it."""
+    """By which grounds holds and floors keep this item against a request, and until when; None where none stands against it."""
     return held_item(conversation_id, weigh_item(view, conversation_id, plea, book, now_ms).standing)
 
 
-def overrule(view: View, item: Item, conversation_id: str, asked: "Asked", book: Book, now_ms: int) -> Iterator[Effect]:
+def overruled(item: Item, weighed: Weighed, asked: "Asked", book: Book) -> Iterator[Effect]:
     """Put on record that an item goes although something keeps it: on which grounds, and to what each of them yields."""
-    yielded = weigh_item(view, conversation_id, asked.plea, book, now_ms).yielded
-    if yielded:
-        facts = {f"ground.{ground}": to for ground, to in yielded.items()}
-        yield Audit("hold.overruled", item.controller, {"request": asked.request_id, "law": book.names} | facts)
+    if weighed.yielded:
+        by = {"request": asked.request_id} if asked.request_id else {"cause": "retention"}
+        facts = {f"ground.{ground}": to for ground, to in weighed.yielded.items()}
+        yield Audit("hold.overruled", item.controller, {**by, "law": book.names, **facts})
+
+
+def overrule(view: View, item: Item, conversation_id: str, asked: "Asked", book: Book, now_ms: int) -> Iterator[Effect]:
+    """See `overruled`: of an item that a request asks for."""
+    yield from overruled(item, weigh_item(view, conversation_id, asked.plea, book, now_ms), asked, book)
 
 
 def due_ms(item: Item) -> int:
-    """When the item goes by itself: counted from its end, or from its start while no end is known."""
+    """When the item goes by the default period: counted from its end, or from its start while no end is known."""
     return erase_by(item.ended_ms or item.started_ms, item.received_ms)
 
 
@@ -253,23 +312,24 @@ def reseal(view: View, item: Item, conversation_id: str, change: Callable[[State
 
 
 def destroy_item(
-    view: View, item: Item, conversation_id: str, cause: Cause, now_ms: int, asked: Asked = NOBODY
+    view: View, item: Item, conversation_id: str, cause: Cause, now_ms: int, asked: Asked = NOBODY,
+    why: Mapping[str, str] = {},
 ) -> Iterator[Effect]:  # fmt: skip
     """Destroy one item: fence (when erased), audit entry, key, record, tombstone, then who else must forget; lines are swept.
 
     Lines are unreadable as soon as the key is gone; `sweep` deletes them in steps, the first of them at once. A recording goes
-    by an order of its own, which takes its address along.
+    by an order of its own, which takes its address along. `why` are further facts of the audit entry.
     """
     erased = cause == "request"
     if erased:
         yield Put(Fenced(now_ms), (mark_of(view.owner, conversation_id),))
     yield from order_recordings(view, item, conversation_id, cause, asked)
     by = {"request": asked.request_id} if asked.request_id else {}
-    yield Audit("item.destroyed", item.controller, {"cause": cause, "party_role": item.role} | by)
+    yield Audit("item.destroyed", item.controller, {"cause": cause, "party_role": item.role, **by, **why})
     yield Shred(conversation_id, by)
     yield Delete(Item, (conversation_id,))
     yield Emit("conversations.protected", (view.owner, conversation_id), None)
-    for kind in (Unpublished, Redacted, HeldBy, Masked):
+    for kind in (Unpublished, Redacted, HeldBy, Masked, Tagged, Planned):
         if view.get(kind, conversation_id) is not None:
             yield Delete(kind, (conversation_id,))
     for (_, tag), _untagged in list(view.scan(Untagged, conversation_id)):

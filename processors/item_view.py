@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Literal
 
-from processors.item import Item, ItemLine, ItemMedia, Masked, due_ms, is_held
+from processors.item import Item, ItemLine, ItemMedia, Masked, Planned, due_ms, is_on_hold
 from processors.kernel import Sealed, View
 from schemas.topics import ProtectedConversation, ProtectedLine, ProtectedRecording
 
@@ -22,6 +22,7 @@ def render(view: View, item: Item, conversation_id: str) -> ProtectedConversatio
     )
     masked = view.get(Masked, conversation_id) or Masked()
     fates = {x.fate for _, x in view.scan(ItemMedia, conversation_id)}
+    planned = view.get(Planned, conversation_id) or Planned(due_ms(item), "")
     media: Media = "none" if not recordings else "recorded" if fates == {""} else "planned_for_deletion"
     return ProtectedConversation(
         subject_ref=view.owner, conversation_id=conversation_id, controller=item.controller, party=item.party, role=item.role,
@@ -29,9 +30,11 @@ def render(view: View, item: Item, conversation_id: str) -> ProtectedConversatio
         ended_ms=item.ended_ms, disposition=item.disposition, campaign=item.campaign, queue=item.queue, brand=item.brand,
         purposes=tuple(item.purposes), basis=item.basis, jurisdiction=item.jurisdiction, time_zone=item.time_zone,
         name=_optional(item.name), identifiers=_optional(item.identifiers), metadata=_optional(item.metadata), lines=lines,
-        recordings=recordings, media="deleted" if fates == {"deleted"} else media, erase_by_ms=due_ms(item),
-        held=is_held(view, conversation_id), anonymised=tuple(masked.groups),
-        reviewable=is_reviewable(item, masked, fates),
+        recordings=recordings, media="deleted" if fates == {"deleted"} else media, erase_by_ms=planned.erase_by_ms,
+        held=is_on_hold(view, conversation_id), anonymised=tuple(masked.groups),
+        reviewable=is_reviewable(item, masked, fates), restricted=planned.restricted_ms is not None,
+        keep_until_ms=max((floor.until_ms for floor in planned.floors), default=None),
+        kept_for=tuple(sorted({floor.purpose or floor.ground for floor in planned.floors})),
     )  # fmt: skip
 
 

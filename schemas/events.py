@@ -371,7 +371,10 @@ class RetentionSelector(Record, frozen=True, kw_only=True):
 
 
 class RetentionPolicySet(EventData, frozen=True, kw_only=True, rename={"since": "from"}):
-    """A retention policy."""
+    """A retention policy, from a time on. `keep_for` and `ceiling` are ISO 8601 durations (`P24M`); `until` ends it.
+
+    With a `ground`, a duty to keep, `keep_for` is how long an item must stay; without, when it goes. `ceiling` is the latter.
+    """
 
     SCHEMA: ClassVar[str] = "RetentionPolicySet"
     TYPES: ClassVar[tuple[str, ...]] = ("retention.policy_set",)
@@ -381,6 +384,7 @@ class RetentionPolicySet(EventData, frozen=True, kw_only=True, rename={"since": 
     since: Moment
     ground: Name | None = None
     ceiling: Name | None = None
+    until: Moment | None = None
 
 
 class BreachEvent(EventData, frozen=True, kw_only=True):

@@ -77,6 +77,7 @@ PROBLEMS: dict[str, ProblemType] = {
         never_a_subject=("Nobody", "Every identifier is the controller's own, which is never a subject."),
         empty_scope=("A scope that limits nothing", "Name conversations, a period or fields; without a scope it is everything."),
         nothing_chosen=("No fields chosen", "Neither the request nor the controller's `sealed_fields` chooses any."),
+        not_a_period=("Not a period", "An ISO 8601 duration of one kind, such as P24M, P5Y or P90D; a hundred years at most."),
         unknown_law=("Unknown law pack", "The deployment has no such version; `consentinel law list` shows what it has."),
         nothing_found=("Nothing found", "The search finds no conversation, so nothing would be held."),
         reserved=("A reserved name", "Ids of holds that begin with `tag:` are those of compliance tags."),

@@ -1,6 +1,6 @@
 """Holds on people, on conversations and on what a search found, and tags, in any order: an item is free when the last one ends.
 
-An independent model knows which of them cover which conversation; what a request or its time asked for goes exactly then, by itself.
+A model of its own knows which of them cover which conversation: what a request or its time asks for goes exactly then, by itself.
 """
 
 from collections.abc import Iterator

@@ -48,7 +48,6 @@ DATA: dict[str, dict[str, Any]] = {
     "identity_verified", "identity_failed", "approved", "paused", "resumed", "extended", "refused", "withdrawn", "corrected",
     "retried",
 )}  # fmt: skip
-NOT_BUILT = ("retention.",)
 
 # Contract, section 2, last paragraph but two: written out again here, so that a slip in `roles.py` is seen.
 FAMILIES = {
@@ -110,8 +109,6 @@ def test_a_role_sends_its_own_types_and_no_others(house: Any, role: str) -> None
         response = house.send(type_, data, client=client)
         if not any(type_.startswith(family) for family in FAMILIES[role]):
             expected = (403, "urn:consentinel:problem:role-missing")
-        elif type_.startswith(NOT_BUILT):
-            expected = (422, "urn:consentinel:problem:not-supported-yet")
         else:
             expected = (202, None)
         assert (response.status_code, response.json().get("type")) == expected, (role, type_, response.text)
