@@ -56,6 +56,12 @@ def test_a_code_of_another_law_or_of_none_is_other_and_so_is_a_ground_for_erasin
     assert exceptions("access", "gdpr", ["art17_3_b"], shipped(), TODAY) == (Exempt("other"),)
 
 
+def test_a_duty_to_keep_is_told_by_its_own_rule_whatever_law_the_request_is_made_by() -> None:
+    for regime in ("gdpr", "uk_gdpr", "ccpa"):
+        (found,) = exceptions("erasure", regime, ["mifid.16_7.floor"], shipped(), TODAY)
+        assert (found.rule, found.article) == ("mifid.16_7.floor", "Art. 16(7); Del. Reg. 2017/565 Art. 76")
+
+
 def test_what_a_tag_claims_depends_on_the_law_that_is_asked() -> None:
     claims = {
         regime: {mark: found.code for mark in [*BASES, "mifid"] if (found := kept_by(mark, regime, shipped(), TODAY))}
