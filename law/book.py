@@ -61,6 +61,15 @@ class Book:
                 return found[0]
         return None
 
+    def first(self, rule: str, place: str) -> Row:
+        """The oldest row of `rule` at `place`: for what happened before the pack's first day. Raises `PackRefused`."""
+        places = self._rules.get(rule, {})
+        for where in chain(place):
+            found = [row for row in places.get(where, ()) if row.status == "law"]
+            if found:
+                return min(found, key=lambda row: row.valid_from)
+        raise PackRefused(rule, "unknown-rule", place)
+
     def rows(self, kind: Kind, place: str, on: date, *, proposed: bool = False, **applies: str) -> list[Row]:
         """The rows of `kind` that hold at `place` on a day, one for each rule, in the packs' order.
 

@@ -246,7 +246,7 @@ def overruled(item: Item, weighed: Weighed, asked: "Asked", book: Book) -> Itera
     if weighed.yielded:
         by = {"request": asked.request_id} if asked.request_id else {"cause": "retention"}
         facts = {f"ground.{ground}": to for ground, to in weighed.yielded.items()}
-        yield Audit("hold.overruled", item.controller, {**by, "law": book.names, **facts})
+        yield Audit("hold.overruled", item.controller, by | facts, law=book.names)
 
 
 def overrule(view: View, item: Item, conversation_id: str, asked: "Asked", book: Book, now_ms: int) -> Iterator[Effect]:

@@ -73,7 +73,7 @@ def set_mark(roster: Roster, conversation_id: str, name: str, value: str | None,
     until_ms = _until(roster, name, value, book, at.receipt_ms)
     told = _told(roster, conversation_id, name, until_ms, book, day(at.receipt_ms))
     ground = {} if told is None else {"ground": told.ground}
-    yield Audit("mark.set", at.controller, {"mark": name, "law": book.names} | ground, named=False)
+    yield Audit("mark.set", at.controller, {"mark": name} | ground, named=False, law=book.names)
     if told is None or (until_ms is not None and until_ms <= at.receipt_ms):
         yield Wake(ENDS + name, None)
         yield from _end(roster, conversation_id, name, book, at.receipt_ms)

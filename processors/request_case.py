@@ -66,6 +66,10 @@ class RequestCase(State):
     limits: Limits | None = None
     kept: dict[int, list[HeldItem]] = {}  # index of an identifier → what holds keep there; gone when it is closed
     kept_media: dict[str, HeldItem] = {}  # orders for recordings that holds keep back: nobody is late with these
+    place: str = ""  # where its days are counted: chosen when it was opened
+    law: str = ""  # the pack, with its version, whose clock it runs by
+    pauses: list[tuple[int, int]] = []  # when the clock stood still
+    confirm_ms: int | None = None  # by when its receipt must be confirmed, where the regime asks for that
     plea: str = ""  # the ground of Art. 17(1) that it rests on, where one was given
     exempt: list[str] = []  # the grounds of holds that are on record with the rule of each
 
@@ -142,11 +146,12 @@ def status_of(case: RequestCase) -> Emit:
         targets += (_media(case),)
     return Emit("requests.state", (case.request_id,), RequestStatus(
         request_id=case.request_id, controller=case.controller, state=case.state, right=case.right, regime=case.regime,  # type: ignore[arg-type]
-        clock=RequestClock(received_ms=case.received_ms, due_ms=case.due_ms, paused_ms=case.paused_ms, extended=case.extended),
+        clock=RequestClock(received_ms=case.received_ms, due_ms=case.due_ms, paused_ms=case.paused_ms, extended=case.extended,
+                           confirm_by_ms=case.confirm_ms),
         ground=case.ground, targets=targets, closed_ms=case.closed_ms, identifiers=tuple(
             IdentifierStatus(index=n, erased=e, held=h, final=f, kept=tuple(case.kept.get(n, ())))
             for n, (e, h, f) in sorted(case.reports.items())),
-        fields=tuple(case.limits.fields) if case.limits else (),
+        fields=tuple(case.limits.fields) if case.limits else (), law_pack=case.law,
     ))  # fmt: skip
 
 

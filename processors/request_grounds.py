@@ -11,13 +11,13 @@ from processors.request_case import RequestCase
 from schemas.events import RequestOpened
 
 
-def rule_of(event: RequestOpened, at: Receipt) -> dict[str, str]:
+def right_of(event: RequestOpened, at: Receipt) -> dict[str, str]:
     """The rule of the right as facts of an audit entry, and the ground of Art. 17(1) where one was given.
 
     A basis alone never refuses: the data of one person rest on many, so it is asked whether the right exists on any.
     """
     right = available(event.right, "", event.regime, at.law(at.controller), day(at.receipt_ms))
-    told = {"rule": right.rule or "none"}
+    told = {"right_rule": right.rule or "none"}
     return told | ({"on_ground": event.ground} if event.ground else {})
 
 
@@ -34,6 +34,6 @@ def exempted(case: RequestCase, at: Receipt) -> Generator[Effect, None, RequestC
     found = exceptions(case.right, case.regime, fresh, book, day(at.receipt_ms))
     rules = {f"rule.{exempt.code}": exempt.rule or "none" for exempt in found}
     articles = {f"article.{exempt.code}": exempt.article for exempt in found if exempt.article}
-    facts = {"request": case.request_id, "law": book.names} | rules | articles
-    yield Audit("request.exceptions", case.controller, facts, named=False)
+    facts = {"request": case.request_id} | rules | articles
+    yield Audit("request.exceptions", case.controller, facts, named=False, law=book.names)
     return msgspec.structs.replace(case, exempt=sorted({*case.exempt, *fresh}))

@@ -25,9 +25,10 @@ from processors.kernel import (
     Wake,
 )
 from processors.request_case import DEADLINES, RequestCase, deadline_of, orders_of, status_of, warn, with_media, with_report
-from processors.request_grounds import exempted, rule_of
+from processors.request_clock import Clock, clock_of, place_of
+from processors.request_grounds import exempted, right_of
 from processors.request_limits import facts_of, fields_of, limits_of, order_of
-from processors.terms import DAY_MS, response_due
+from processors.terms import DAY_MS
 from schemas.base import Record
 from schemas.events import ErasureAcknowledged, RequestOpened, RequestScanned, RequestStep
 from schemas.routed import EraseReport, FollowOn, LinkProbe, LinksFound, MediaAnswered, ProbeEnded
@@ -47,6 +48,9 @@ class RunRequest(Incurious):
 
     It is fulfilled when every identifier has answered that all is gone and every registered target has acknowledged; with held
     items it is partially fulfilled until the last hold is released. A fulfilled erasure never reopens.
+
+    Its clock is the law pack's (`processors/request_clock.py`), in the controller's place: when the answer is due, by how much it
+    can be extended, and whether it may stand still. Entries of the audit log name the pack's version.
     """
 
     name = "run_request"
@@ -102,7 +106,7 @@ class RunRequest(Incurious):
             yield from warn(case, now.now_ms)
         elif case.due_ms <= now.now_ms:
             facts = {"state": case.state, "regime": case.regime, "request": case.request_id}
-            yield Audit("request.overdue", case.controller, facts, named=False)
+            yield Audit("request.overdue", case.controller, facts, named=False, law=case.law)
 
     def _open(self, view: View, event: RequestOpened, at: Receipt) -> Iterator[Effect]:
         refs = list(dict.fromkeys(r for r in at.envelope.refs if r))
@@ -113,31 +117,36 @@ class RunRequest(Incurious):
         if limits is not None and not limits.fields:
             yield Refuse("nothing-chosen", "scope")
             return
-        due = response_due(event.regime, at.receipt_ms, extended=False)
+        clock = _clock(event.regime, event.right, at)
+        due, confirm = clock.due_ms(), clock.confirm_ms
         told = {"identifiers": event.identifiers, "claims": event.claims, "agent": event.agent}
         case = RequestCase(
             event.request_id, at.controller, event.right, event.regime, "identity_pending", at.receipt_ms, due, refs,
-            msgspec.json.encode(told).decode(), limits=limits, plea=event.ground or "",
+            msgspec.json.encode(told).decode(), limits=limits, place=clock.place, law=clock.law, confirm_ms=confirm,
+            plea=event.ground or "",
         )  # fmt: skip
         yield Mint(CLAIMS, at.controller)
         yield Put(case, (), scope=CLAIMS)
         yield Wake(OVERDUE, due)
         yield Audit("request.opened", at.controller, {"right": event.right, "regime": event.regime, "due_ms": str(due),
-                    "received_via": event.received_via, "request": event.request_id} | rule_of(event, at) | facts_of(limits),
-                    named=False)  # fmt: skip
+                    "received_via": event.received_via, "request": event.request_id, "rule": clock.row.rule, "place": clock.place}
+                    | ({} if confirm is None else {"confirm_by_ms": str(confirm)}) | right_of(event, at) | facts_of(limits),
+                    named=False, law=clock.law)  # fmt: skip
         yield status_of(view.get(RequestCase) or case)
 
     def _advance(self, view: View, case: RequestCase, event: RequestStep, at: Receipt) -> Iterator[Effect]:
         step = at.envelope.type.removeprefix("request.")
         by = at.actor_hash(at.controller, at.envelope.actor)
-        new = self._next(case, step, by, at.receipt_ms, event.ground)
+        new = self._next(case, step, by, at, event.ground)
         if new is None:
             facts = {"step": step, "state": case.state, "by": by, "request": case.request_id}
-            yield Audit("request.step_ignored", at.controller, facts, named=False)
+            yield Audit("request.step_ignored", at.controller, facts, named=False, law=case.law)
             return
         yield Put(new)
         facts = {"state": new.state, "by": by, "ground": event.ground or "", "request": case.request_id}
-        yield Audit(f"request.{step}", at.controller, facts, named=False)
+        if new.due_ms != case.due_ms:
+            facts["due_ms"] = str(new.due_ms)
+        yield Audit(f"request.{step}", at.controller, facts, named=False, law=new.law)
         if step == "retried":
             yield from _tell_again(new, event.target or "")
         yield Wake(OVERDUE, new.due_ms if new.paused_ms is None else None)  # a clock that stands still runs out for nobody
@@ -194,20 +203,22 @@ class RunRequest(Incurious):
 
     def _follow(self, event: FollowOn, at: Receipt) -> Iterator[Effect]:
         """Open the erasure of what a late link says was the same person's: verified, as its parent was."""
-        due = response_due(event.regime, at.receipt_ms, extended=False)
+        clock = _clock(event.regime, "erasure", at)
+        due = clock.due_ms()
         case = RequestCase(
             event.request_id, at.controller, "erasure", event.regime, "in_progress", at.receipt_ms, due, list(event.refs),
-            verified_by=event.verified_by, approved_by=event.approved_by, erased=list(event.erased), plea=event.ground,
+            verified_by=event.verified_by, approved_by=event.approved_by, erased=list(event.erased),
+            place=clock.place, law=clock.law, plea=event.ground,
         )  # fmt: skip
         yield Wake(OVERDUE, due)
         facts = {"right": "erasure", "regime": event.regime, "due_ms": str(due), "received_via": "follow-on"}
         for request_id in (event.request_id, event.parent):
-            yield Audit("request.opened", at.controller, facts | {"request": request_id}, named=False)
+            yield Audit("request.opened", at.controller, facts | {"request": request_id}, named=False, law=clock.law)
         yield from self._go_on(case, at)
 
-    def _next(self, case: RequestCase, step: str, by: str, now_ms: int, ground: str | None) -> RequestCase | None:
+    def _next(self, case: RequestCase, step: str, by: str, at: Receipt, ground: str | None) -> RequestCase | None:
         """The case after `step`, or None where the step means nothing in its state."""
-        replace = msgspec.structs.replace
+        replace, now_ms = msgspec.structs.replace, at.receipt_ms
         match step:
             case "identity_verified" if case.state in BEFORE_ORDER and not case.ordered and not case.verified_by:
                 return replace(case, state=case.state if case.paused_ms is not None else "in_progress", verified_by=by)
@@ -221,17 +232,15 @@ class RunRequest(Incurious):
                 return replace(case, approved_by=by)
             case "retried" if case.ordered and case.closed_ms is None:
                 return case
-            # California knows no pause (11 CCR §7021); elsewhere the clock stands still until it is resumed.
-            case "paused" if case.state in BEFORE_ORDER and case.regime != "ccpa" and case.paused_ms is None:
+            case "paused" if case.state in BEFORE_ORDER and case.paused_ms is None and _clock_of(case, at).may_pause:
                 return replace(case, state="paused", paused_ms=now_ms, ground=ground)
             case "resumed" if case.paused_ms is not None and case.closed_ms is None:
                 state = "in_progress" if case.verified_by else "identity_pending"
-                return replace(case, state=state, due_ms=case.due_ms + now_ms - case.paused_ms, paused_ms=None)
+                pauses = [*case.pauses, (case.paused_ms, max(now_ms, case.paused_ms))]
+                return _timed(replace(case, state=state, pauses=pauses, paused_ms=None), at)
             # Art. 12(3): once, with notice inside the first period; by the time it is due it is too late.
             case "extended" if case.closed_ms is None and not case.extended and now_ms <= case.due_ms:
-                stood_still = case.due_ms - response_due(case.regime, case.received_ms, extended=False)
-                due = response_due(case.regime, case.received_ms, extended=True) + stood_still
-                return replace(case, due_ms=due, extended=True, ground=ground)
+                return _timed(replace(case, extended=True, ground=ground), at) if _clock_of(case, at).may_extend else None
         return None
 
     def _order(self, case: RequestCase, at: Receipt) -> Iterator[Effect]:
@@ -296,10 +305,30 @@ class RunRequest(Incurious):
         yield Shred(CLAIMS, {"request": case.request_id})
         yield Wake(OVERDUE, None)
         yield Wake(DEADLINES, None)
-        yield Audit("request.closed", case.controller, {"state": case.state, "request": case.request_id}, named=False)
+        facts = {"state": case.state, "request": case.request_id}
+        yield Audit("request.closed", case.controller, facts, named=False, law=case.law)
         if case.ordered:
             yield Remove({"request": case.request_id}, bounds=True)
         yield status_of(case)
+
+
+def _clock(regime: str, right: str, at: Receipt) -> Clock:
+    """The clock of what is received now, in the place of the controller's settings."""
+    place = place_of(regime, at.settings(at.controller).default_region)
+    return clock_of(at.law(at.controller), regime, right, place, at.receipt_ms)
+
+
+def _clock_of(case: RequestCase, at: Receipt) -> Clock:
+    """The clock of a case: its place and its receipt stay, the law is what the packs in force now say of that day."""
+    place = case.place or place_of(case.regime, None)
+    return clock_of(at.law(at.controller), case.regime, case.right, place, case.received_ms)
+
+
+def _timed(case: RequestCase, at: Receipt) -> RequestCase:
+    """The case with its due time counted anew; a pause or an extension never makes it earlier than it was."""
+    clock = _clock_of(case, at)
+    due = clock.due_ms(extended=case.extended, pauses=case.pauses)
+    return msgspec.structs.replace(case, due_ms=max(due, case.due_ms), law=clock.law)
 
 
 def _scanned(case: RequestCase, event: RequestScanned, at: Receipt) -> Audit:

@@ -1,4 +1,4 @@
-"""The legal periods in force until law packs carry them (part 4): plain constants, each with its article."""
+"""Periods that no law pack carries: limits of our own, and what holds by default where nobody set anything."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -11,11 +11,6 @@ SEEN_MS = 8 * DAY_MS  # contract section 1: (source, id) is remembered for 8 day
 NOTICE_DAYS = 30  # what targets have to answer when the controller registered none
 RETENTION_MONTHS = 24  # GDPR Art. 5(1)(e) asks for a limit; the contract's default is 24 months from the end of the conversation
 IMPORT_GRACE_MS = 30 * DAY_MS  # old material that is imported is never destroyed sooner than this after its receipt
-
-# GDPR and UK GDPR Art. 12(3): one month, extendable by two; 11 CCR §7021(b): 45 calendar days, extendable by 45.
-RESPONSE_MONTHS = {"gdpr": 1, "uk_gdpr": 1}
-EXTENSION_MONTHS = {"gdpr": 2, "uk_gdpr": 2}
-CCPA_RESPONSE_DAYS = 45
 
 
 def notice_by(now_ms: int, deadline_days: Iterable[int]) -> int:
@@ -30,13 +25,6 @@ def add_months(at_ms: int, months: int) -> int:
     first = at.replace(year=at.year + year, month=month + 1, day=1)
     last_day = ((first + timedelta(days=31)).replace(day=1) - timedelta(days=1)).day
     return at_ms + round((first.replace(day=min(at.day, last_day)) - at).total_seconds() * 1000)
-
-
-def response_due(regime: str, received_ms: int, *, extended: bool) -> int:
-    """When the answer to a request is due; the conservative reading, without rolling over week-ends."""
-    if regime == "ccpa":
-        return received_ms + CCPA_RESPONSE_DAYS * DAY_MS * (2 if extended else 1)
-    return add_months(received_ms, RESPONSE_MONTHS[regime] + (EXTENSION_MONTHS[regime] if extended else 0))
 
 
 def erase_by(ended_ms: int, received_ms: int) -> int:

@@ -208,6 +208,7 @@ class RequestClock(Record, frozen=True, kw_only=True):
     due_ms: int
     paused_ms: int | None = None
     extended: bool = False
+    confirm_by_ms: int | None = None  # by when the receipt must be confirmed, where the regime asks for that
 
 
 class RequestStatus(Record, frozen=True, kw_only=True):
@@ -225,6 +226,7 @@ class RequestStatus(Record, frozen=True, kw_only=True):
     targets: tuple[TargetStatus, ...] = ()
     closed_ms: int | None = None
     fields: tuple[str, ...] = ()  # of a partial erasure: the groups of fields that go; empty: the whole person
+    law_pack: str = ""  # the pack, with its version, whose clock it runs by
 
 
 class ErasureNotice(Record, frozen=True, kw_only=True):

@@ -70,6 +70,7 @@ class Audited(NamedTuple):
     controller: str
     facts: dict[str, str]
     named: bool
+    law: str = ""
 
 
 @cache
@@ -289,9 +290,9 @@ class Driver:
                 self.keys.setdefault(owner, set()).add(scope)
             case Shred(scope):
                 self.keys.get(owner, set()).discard(scope)
-            case Audit(kind, controller, facts, named):
+            case Audit(kind, controller, facts, named, law):
                 assert all(isinstance(v, str) for v in facts.values()), f"facts of {kind} are text"
-                self.audits.append(Audited(owner, kind, controller, facts, named))
+                self.audits.append(Audited(owner, kind, controller, facts, named, law))
                 if named and FakeView(self, owner).get(Nonce) is None:  # as the engine does
                     self.overlay[owner][Nonce.KIND, ()] = Nonce(b"nonce")
             case Remove(facts):

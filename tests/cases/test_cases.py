@@ -8,7 +8,7 @@ what follows, all of it exact but for fields that are left out:
     rows     topic -> the rows that compaction leaves; a row names its key (without the owner) and the fields to compare
     log      topic -> everything ever sent, in order: `key` (without the owner), `is` (the record's name), `refs` and fields;
              "gone" or `gone: true` is a tombstone; `forwarded` the id of an event that went on as it was
-    audit    kinds in order, or {kind, facts to compare}
+    audit    kinds in order, or {kind, named, law, facts to compare}
     refused  codes in order, or {code, field, event: id of an event that had been set aside}
     effects  every effect of the processor in order, in words
     records  kind of state -> how many the owner has
@@ -235,10 +235,11 @@ def check(driver: Driver, case: dict[str, Any], owner: str) -> None:
         assert [a.kind for a in driver.audits] == [w if isinstance(w, str) else w["kind"] for w in case["audit"]]
         for want, audited in zip(case["audit"], driver.audits, strict=True):
             if isinstance(want, dict):
-                facts = {k: v for k, v in want.items() if k not in ("kind", "named")}
+                facts = {k: v for k, v in want.items() if k not in ("kind", "named", "law")}
                 text = {k: str(ms(v)) if k.endswith("_ms") else str(v) for k, v in facts.items()}
                 assert {k: audited.facts.get(k) for k in text} == text
                 assert audited.named == want.get("named", audited.named)
+                assert audited.law == want.get("law", audited.law)
     refused = [want if isinstance(want, dict) else {"code": want} for want in case.get("refused", [])]
     found = [{"code": r.code, "field": r.field, "event": r.like and r.like.id} for r in driver.refusals]
     assert looked_at(refused, found) == refused

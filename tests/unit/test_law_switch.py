@@ -18,7 +18,8 @@ RESPOND, ON = "gdpr.art12.response", date(2026, 3, 1)
 def newer(version: str = "2099.1", days: int = 14) -> Pack:
     """A version of the GDPR pack under which an answer is due in days."""
     old = shipped_library().pack("gdpr", "2026.1")
-    rows = tuple(msgspec.structs.replace(r, period=Period(amount=days, unit="days")) if r.rule == RESPOND else r for r in old.rows)
+    period = Period(amount=days, unit="days")
+    rows = tuple(msgspec.structs.replace(r, period=period) if r.rule == RESPOND else r for r in old.rows)
     return msgspec.structs.replace(old, version=version, rows=rows)
 
 
