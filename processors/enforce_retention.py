@@ -21,9 +21,7 @@ from processors.item import (
     Pointer,
     destroy_item,
     forget_nonce,
-    overruled,
     sweep,
-    weigh_holds,
 )
 from processors.kernel import (
     Alarm,
@@ -43,6 +41,7 @@ from processors.kernel import (
 from processors.planning import next_ms_of, order_due_media, planned_of, tell_of_plan, window_for
 from processors.policies import in_force
 from processors.terms import notice_by
+from processors.weighing import overruled, weigh_holds
 from processors.windows import Window, law_stamp
 from schemas.base import Record
 from schemas.routed import Hold, HoldTerms, ItemEnded, ItemOpened, ItemPointed, ItemRecording

@@ -23,9 +23,7 @@ from processors.item import (
     Pointer,
     destroy_item,
     forget_nonce,
-    kept_against,
     media_orders,
-    overrule,
     sweep,
 )
 from processors.kernel import (
@@ -47,6 +45,7 @@ from processors.link_identity import Probed, unlink_all
 from processors.notices import notice_of, order_id_of
 from processors.permissions import ALWAYS_MS, Permissions
 from processors.terms import notice_by
+from processors.weighing import kept_against, overrule
 from schemas.base import Record
 from schemas.routed import EraseOrder, EraseReport, HeldItem, Hold, ItemErase, ItemErased, MediaErase
 

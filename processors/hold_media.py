@@ -13,9 +13,10 @@ import msgspec
 from law.book import Book
 from processors.exceptions import Plea
 from processors.grounds import held_item
-from processors.item import Item, weigh_item
+from processors.item import Item
 from processors.kernel import Alarm, Delete, Effect, Emit, Incurious, Instant, Put, Receipt, State, View, Wake
 from processors.order_media import media_case
+from processors.weighing import weigh_item
 from schemas.base import Record
 from schemas.routed import HeldItem, Hold, MediaCheck, MediaChecked
 

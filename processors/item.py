@@ -3,10 +3,9 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import ClassVar, Literal, NamedTuple
 
-from law.book import Book
-from processors.exceptions import FLOOR, NO_PLEA, TAG, Plea, Weighed, day, of_a_recording, weigh
+from processors.exceptions import NO_PLEA, TAG, Plea
 from processors.fence import Fenced, mark_of
-from processors.grounds import held_item, told_of
+from processors.grounds import told_of
 from processors.kernel import (
     EFFECTS_PER_STEP_MAX,
     Audit,
@@ -26,7 +25,7 @@ from processors.order_media import case_of
 from processors.permissions import Permissions
 from processors.terms import erase_by
 from schemas.base import Record
-from schemas.routed import HeldItem, HoldTerms, MediaErase, PartyDropped, PointerDropped
+from schemas.routed import HoldTerms, MediaErase, PartyDropped, PointerDropped
 from schemas.topics import ProtectedConversation
 
 Cause = Literal["request", "retention", "partial"]
@@ -201,57 +200,13 @@ def is_held(view: View, conversation_id: str, *, marks: bool = True) -> bool:
 
 def is_on_hold(view: View, conversation_id: str, *, marks: bool = True) -> bool:
     """Whether a legal hold, or (`marks`) a compliance tag, keeps this item (or everything of this identifier)."""
-    return any(marks or not hold.hold_id.startswith(TAG) for hold in _holds(view, conversation_id))
+    return any(marks or not hold.hold_id.startswith(TAG) for hold in holds_on(view, conversation_id))
 
 
-def _holds(view: View, conversation_id: str) -> tuple[HoldTerms, ...]:
+def holds_on(view: View, conversation_id: str) -> tuple[HoldTerms, ...]:
+    """The legal holds and compliance tags that keep this item, or everything of this identifier."""
     standing = [held for scope in (conversation_id, "*") if (held := view.get(HeldBy, scope)) is not None]
     return tuple(hold for held in standing for hold in told_of(held.holds, held.terms))
-
-
-def _floors(view: View, conversation_id: str, *, recording: bool) -> tuple[HoldTerms, ...]:
-    planned = view.get(Planned, conversation_id)
-    floors = planned.floors if planned is not None else ()
-    return tuple(
-        HoldTerms(hold_id=FLOOR + floor.rule, ground=floor.ground, until_ms=floor.until_ms) for floor in floors
-        if not (recording and floor.media is False)
-    )  # fmt: skip
-
-
-def weigh_item(view: View, conversation_id: str, plea: Plea, book: Book, now_ms: int, *, recording: bool = False) -> Weighed:
-    """Which holds and floors stand against a request for this item to go, or (`recording`) for a recording of it."""
-    holds = (*_holds(view, conversation_id), *_floors(view, conversation_id, recording=recording))
-    return weigh(
-        of_a_recording(holds, plea) if recording else holds, _ceilings(view, conversation_id), plea, book, day(now_ms)
-    )
-
-
-def weigh_holds(view: View, conversation_id: str, book: Book, now_ms: int) -> Weighed:
-    """Which holds stand against the end of an item's time; its floors are in its window."""
-    return weigh(_holds(view, conversation_id), _ceilings(view, conversation_id), NO_PLEA, book, day(now_ms))
-
-
-def _ceilings(view: View, conversation_id: str) -> list[str]:
-    held = view.get(HeldBy, conversation_id)
-    return held.ceilings if held is not None else []
-
-
-def kept_against(view: View, conversation_id: str, plea: Plea, book: Book, now_ms: int) -> HeldItem | None:
-    """By which grounds holds and floors keep this item against a request, and until when; None where none stands against it."""
-    return held_item(conversation_id, weigh_item(view, conversation_id, plea, book, now_ms).standing)
-
-
-def overruled(item: Item, weighed: Weighed, asked: "Asked", book: Book) -> Iterator[Effect]:
-    """Put on record that an item goes although something keeps it: on which grounds, and to what each of them yields."""
-    if weighed.yielded:
-        by = {"request": asked.request_id} if asked.request_id else {"cause": "retention"}
-        facts = {f"ground.{ground}": to for ground, to in weighed.yielded.items()}
-        yield Audit("hold.overruled", item.controller, by | facts, law=book.names)
-
-
-def overrule(view: View, item: Item, conversation_id: str, asked: "Asked", book: Book, now_ms: int) -> Iterator[Effect]:
-    """See `overruled`: of an item that a request asks for."""
-    yield from overruled(item, weigh_item(view, conversation_id, asked.plea, book, now_ms), asked, book)
 
 
 def due_ms(item: Item) -> int:

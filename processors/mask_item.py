@@ -21,16 +21,15 @@ from processors.item import (
     Pointer,
     destroy_item,
     forget_nonce,
-    kept_against,
     media_orders,
     order_recordings,
-    overrule,
     publish_soon,
     reseal,
     sweep,
 )
 from processors.kernel import Alarm, Audit, Delete, Effect, Emit, Incurious, Instant, Put, Receipt, Remove, State, View, Wake
 from processors.notices import notice_of, order_id_of
+from processors.weighing import kept_against, overrule
 from schemas.base import Record
 from schemas.routed import EraseReport, HeldItem, Hold, ItemErased, MaskOrder, PartySilenced
 
