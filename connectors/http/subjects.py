@@ -123,7 +123,10 @@ class _Dossier:
             "suppressions": list(self._suppressions(now_ms)),
             "conversations": conversations,
             "holds": [
-                {"conversation_id": parts[0], "holds": held.holds, "terms": told_of(held.holds, held.terms)}
+                {
+                    "conversation_id": parts[0], "holds": held.holds, "terms": told_of(held.holds, held.terms),
+                    "ceilings": held.ceilings,
+                }
                 for parts, held in self._held()
             ],
             "requests": [
@@ -143,7 +146,8 @@ class _Dossier:
 
     def _held(self) -> Iterator[tuple[tuple[str, ...], HeldBy]]:
         if self.controllers:
-            yield from ((p, held) for p, held in self._service.records("subject", self.ref, HeldBy) if held.holds)
+            found = self._service.records("subject", self.ref, HeldBy)
+            yield from ((parts, held) for parts, held in found if held.holds or held.ceilings)
 
     def _consents(self, now_ms: int) -> Iterator[dict[str, Any]]:
         known = self.permissions

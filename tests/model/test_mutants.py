@@ -20,6 +20,7 @@ from processors import (
     protect_item,
     roster,
 )
+from processors.exceptions import Weighed
 from processors.fence import Fence
 from processors.hold_media import HoldMedia
 from processors.keep_consent import KeepConsent
@@ -92,7 +93,7 @@ def hears_no_release(patch: pytest.MonkeyPatch) -> None:
 
 
 def arms_nothing_after_a_release(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(enforce_retention.EnforceRetention, "_rearm", lambda self, view, after, now_ms: iter(()))
+    patch.setattr(enforce_retention.EnforceRetention, "_rearm", lambda self, view, after, at, now_ms: iter(()))
 
 
 def looks_at_no_hold(patch: pytest.MonkeyPatch) -> None:
@@ -100,7 +101,7 @@ def looks_at_no_hold(patch: pytest.MonkeyPatch) -> None:
 
 
 def expires_what_is_held(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(enforce_retention, "is_held", lambda view, conversation_id: False)
+    patch.setattr(enforce_retention, "weigh_holds", lambda view, conversation_id, book, now_ms: Weighed((), {}))
 
 
 def asks_nobody_about_a_voice(patch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engine.filering import FileRing
+from processors.keep_roster import KeepRoster
+from processors.roster import Roster
+from tests.drivers import Driver
 from tests.endtoend.world import Told, request, views
 from tests.harness import Deployment
 from tests.properties.test_held_items import (
@@ -121,3 +126,35 @@ def test_california_knows_an_obligation_and_no_public_task(world: Deployment) ->
     tell(world, *ask(world, "r1", ("tel", ANN), regime="ccpa"))
     rest(world)
     assert kept(world) == [("c1", ("ccpa_d_8",), None)] and ordered_away(world) == {"c2.wav"}
+
+
+WORDS = st.lists(
+    st.tuples(st.sampled_from(["gdpr:6(1)(c)", "GDPR 6(1)(c)", "gdpr:6(1)(e)", "unlawful"]), st.booleans(), st.integers(1, 6)),
+    max_size=8, unique=True,
+)  # fmt: skip
+
+
+@given(words=WORDS, shuffled=st.randoms(use_true_random=False))
+def test_the_last_word_on_a_tag_holds_whatever_order_they_come_in(words: list[tuple[str, bool, int]], shuffled: Any) -> None:
+    driver, owner, now_ms = Driver(KeepRoster()), '["conversation","acme","k1"]', 1_772_000_000_000
+    party_a = {"party_id": "a", "role": "customer", "identifiers": [{"kind": "tel", "value": ANN}]}
+    started = {"conversation_id": "k1", "channel": "voice", "direction": "inbound", "parties": [party_a]}
+    driver.send(owner, "call.started", started, at=now_ms, refs=("A",))
+    told = [*words]
+    shuffled.shuffle(told)
+    for name, on, at in told:
+        data = {"conversation_id": "k1", "tag": name}
+        driver.send(owner, "call.tagged" if on else "call.untagged", data, at=now_ms + at, received=now_ms + 10)
+    last: dict[str, tuple[int, bool]] = {}
+    for name, on, at in words:  # at one moment taking away wins
+        mark = {"c": "art6_1_c", "e": "art6_1_e"}.get(name[-2], "unlawful")
+        last[mark] = max(last.get(mark, (0, False)), (at, not on))
+    standing = {mark for mark, (_, off) in last.items() if not off}
+    roster = driver.get(owner, Roster)
+    assert {*roster.holds} == {f"tag:{mark}" for mark in standing - {"unlawful"}}
+    assert {*roster.ceilings} == standing & {"unlawful"}
+    heard: dict[str, bool] = {}
+    for message in driver.log:
+        if message.key == ("A",) and type(message.value).SCHEMA == "Hold":
+            heard[message.value.hold_id] = message.value.placed
+    assert {hold_id for hold_id, placed in heard.items() if placed} == {f"tag:{mark}" for mark in standing}, "and so do the homes"

@@ -1,4 +1,4 @@
-"""A change of policies is noticed by every dossier whose due time rests on it: in small parts, across restarts, and by nobody else."""
+"""A change of policies is noticed by every dossier whose due times rest on it, in small parts, across restarts."""
 
 from collections.abc import Iterator
 from pathlib import Path
