@@ -7,6 +7,7 @@ from typing import Any, ClassVar, assert_never
 import msgspec
 
 from law.book import Book
+from processors.exceptions import TAG
 from processors.fields import chosen
 from processors.kernel import Audit, Context, Effect, Emit, Forward, Quiet, Receipt, Refuse, State, View
 from processors.order_media import media_case
@@ -100,6 +101,8 @@ def problem(event: EventData, time_ms: int, receipt_ms: int) -> Refuse | None:
         return Refuse("expired-already", "expires")  # an addition never takes a standing suppression away
     if isinstance(event, RetentionPolicySet) and (field := wrong_period(event)) is not None:
         return Refuse("not-a-period", field)
+    if isinstance(event, HoldPlaced | HoldReleased) and event.hold_id.startswith(TAG):
+        return Refuse("reserved", "hold_id")
     if isinstance(event, RequestOpened) and event.right not in RIGHTS:
         return Refuse("not-supported-yet", "right")
     if isinstance(event, RequestOpened) and event.scope == RequestScope():

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, assert_never
 import msgspec
 
 from processors.erase_subject import is_ordered
+from processors.exceptions import TAG
 from processors.fence import refuses
 from processors.grounds import told_of, with_terms
 from processors.item import (
@@ -20,7 +21,6 @@ from processors.item import (
     Pointer,
     destroy_item,
     forget_nonce,
-    is_on_hold,
     sweep,
 )
 from processors.kernel import (
@@ -41,6 +41,7 @@ from processors.kernel import (
 from processors.planning import next_ms_of, order_due_media, planned_of, tell_of_plan, window_for
 from processors.policies import in_force
 from processors.terms import notice_by
+from processors.weighing import overruled, weigh_holds
 from processors.windows import Window, law_stamp
 from schemas.base import Record
 from schemas.routed import Hold, HoldTerms, ItemEnded, ItemOpened, ItemPointed, ItemRecording
@@ -75,9 +76,9 @@ class EnforceRetention(Incurious):
                 item = view.get(Item, event.conversation_id)
                 if item is None or refuses(view, at.effective_ms, event.conversation_id):
                     return
-                if event.holds and view.get(HeldBy, event.conversation_id) is None:
+                if (event.holds or event.ceilings) and view.get(HeldBy, event.conversation_id) is None:
                     terms = with_terms({}, event.terms)
-                    yield Put(HeldBy(sorted(event.holds), terms), (event.conversation_id,))
+                    yield Put(HeldBy(sorted(event.holds), terms, sorted(event.ceilings)), (event.conversation_id,))
                 yield from self._plan(view, event.conversation_id, item, at, at.receipt_ms)
             case ItemPointed():
                 held = view.get(HeldBy, "*") or HeldBy()
@@ -97,6 +98,8 @@ class EnforceRetention(Incurious):
                 item = view.get(Item, event.conversation_id)
                 if item is not None:
                     yield from self._plan(view, event.conversation_id, item, at, at.receipt_ms)
+            case Hold() if event.ceiling:
+                yield from self._ceil(view, event, at)
             case Hold():
                 yield from self._hold(view, event, at)
             case _:
@@ -118,7 +121,9 @@ class EnforceRetention(Incurious):
         if item is None:
             return
         window = yield from self._plan(view, conversation_id, item, now, now.now_ms, ringing=True)
-        if is_on_hold(view, conversation_id) or is_ordered(view, conversation_id, item):
+        book = now.law(item.controller)
+        holds = weigh_holds(view, conversation_id, book, now.now_ms)
+        if holds.standing or is_ordered(view, conversation_id, item):
             return  # a release arms the alarm again; an erasure that waited for it goes first, and tells more
         settings = now.settings(item.controller)
         by_ms = notice_by(now.now_ms, (t.deadline_days for t in settings.targets))
@@ -127,6 +132,7 @@ class EnforceRetention(Incurious):
             if window.media is not None and window.media_ms is not None and window.media_ms <= now.now_ms:
                 yield from order_due_media(view, conversation_id, item, window.media, asked, now.now_ms)
             return
+        yield from overruled(item, holds, asked, book)
         yield from destroy_item(view, item, conversation_id, "retention", now.now_ms, asked, window.erase.facts)
         order_id = f"ret_{now.derive(0)}"
         yield Emit("erasure.notices", (order_id,), ErasureNotice(
@@ -161,6 +167,8 @@ class EnforceRetention(Incurious):
         return window
 
     def _hold(self, view: View, event: Hold, at: Receipt) -> Iterator[Effect]:
+        if event.hold_id.startswith(TAG) and view.get(Item, event.conversation_id or "") is None:
+            return  # it went while the tag was on its way: nothing may stay behind
         scope = event.conversation_id or "*"
         held = view.get(HeldBy, scope) or HeldBy()
         holds, terms = set(held.holds), held.terms
@@ -176,13 +184,14 @@ class EnforceRetention(Incurious):
                 there = msgspec.structs.replace(event, conversation_id=conversation_id)
                 yield Emit("subject.events", (pointer.home,), there)
         if event.placed:
-            yield Put(HeldBy(sorted(holds | {event.hold_id}), terms), (scope,))
+            yield Put(HeldBy(sorted(holds | {event.hold_id}), terms, held.ceilings), (scope,))
             if not known:  # else it only ends later, which its own case has on record
                 yield Audit("hold.placed", at.controller, facts)
             return
         holds -= {event.hold_id}
         terms = {hold_id: told for hold_id, told in terms.items() if hold_id != event.hold_id}
-        yield Put(HeldBy(sorted(holds), terms), (scope,)) if holds else Delete(HeldBy, (scope,))
+        left = HeldBy(sorted(holds), terms, held.ceilings)
+        yield Put(left, (scope,)) if holds or held.ceilings else Delete(HeldBy, (scope,))
         yield Audit("hold.released", at.controller, facts)
         if event.conversation_id is None:
             yield from self._rearm(view, "", at, at.receipt_ms)
@@ -200,6 +209,20 @@ class EnforceRetention(Incurious):
             armed, after = armed + 1, conversation_id
             window = window_for(view, conversation_id, item, at, now_ms)
             yield Wake(EXPIRE + conversation_id, next_ms_of(view, conversation_id, item, window, now_ms))
+
+    def _ceil(self, view: View, event: Hold, at: Receipt) -> Iterator[Effect]:
+        """A mark under which the conversation must go was set, or taken away; the roster has it on record."""
+        conversation_id = event.conversation_id or ""
+        item = view.get(Item, conversation_id)
+        if item is None:
+            return
+        held = view.get(HeldBy, conversation_id) or HeldBy()
+        name = event.hold_id.removeprefix(TAG)
+        ceilings = {*held.ceilings, name} if event.placed else {*held.ceilings} - {name}
+        left = msgspec.structs.replace(held, ceilings=sorted(ceilings))
+        if left != held:
+            yield Put(left, (conversation_id,)) if left.holds or ceilings else Delete(HeldBy, (conversation_id,))
+            yield from self._plan(view, conversation_id, item, at, at.receipt_ms)
 
 
 def _replan(view: View, after: str, now: Instant) -> Iterator[Effect]:

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import ClassVar, Literal, NamedTuple
 
+from processors.exceptions import NO_PLEA, TAG, Plea
 from processors.fence import Fenced, mark_of
-from processors.grounds import held_item, told_of
+from processors.grounds import told_of
 from processors.kernel import (
     EFFECTS_PER_STEP_MAX,
     Audit,
@@ -24,7 +25,7 @@ from processors.order_media import case_of
 from processors.permissions import Permissions
 from processors.terms import erase_by
 from schemas.base import Record
-from schemas.routed import HeldItem, HoldTerms, MediaErase, PartyDropped, PointerDropped
+from schemas.routed import HoldTerms, MediaErase, PartyDropped, PointerDropped
 from schemas.topics import ProtectedConversation
 
 Cause = Literal["request", "retention", "partial"]
@@ -120,6 +121,7 @@ class HeldBy(State):
     KIND: ClassVar[str] = "held"
     holds: list[str] = []
     terms: dict[str, tuple[str, int | None]] = {}  # hold → ground (a code), until
+    ceilings: list[str] = []  # marks under which the conversation must go, whatever holds it
 
 
 class Redacted(State):
@@ -190,26 +192,21 @@ class Unpublished(State):
     due_ms: int = 0
 
 
-def is_held(view: View, conversation_id: str) -> bool:
-    """Whether a legal hold (on it, or on everything of this identifier) or a duty to keep keeps this item."""
+def is_held(view: View, conversation_id: str, *, marks: bool = True) -> bool:
+    """Whether a legal hold, a duty to keep or (`marks`) a compliance tag keeps this item."""
     planned = view.get(Planned, conversation_id)
-    return bool(planned is not None and planned.floors) or is_on_hold(view, conversation_id)
+    return bool(planned is not None and planned.floors) or is_on_hold(view, conversation_id, marks=marks)
 
 
-def is_on_hold(view: View, conversation_id: str) -> bool:
-    """Whether a legal hold keeps this item (or everything of this identifier)."""
-    return any((held := view.get(HeldBy, scope)) is not None and held.holds for scope in (conversation_id, "*"))
+def is_on_hold(view: View, conversation_id: str, *, marks: bool = True) -> bool:
+    """Whether a legal hold, or (`marks`) a compliance tag, keeps this item (or everything of this identifier)."""
+    return any(marks or not hold.hold_id.startswith(TAG) for hold in holds_on(view, conversation_id))
 
 
-def kept_item(view: View, conversation_id: str, *, media: bool = False) -> HeldItem | None:
-    """By which grounds holds and floors keep this item (`media`: its recordings), and until when; None where none does."""
+def holds_on(view: View, conversation_id: str) -> tuple[HoldTerms, ...]:
+    """The legal holds and compliance tags that keep this item, or everything of this identifier."""
     standing = [held for scope in (conversation_id, "*") if (held := view.get(HeldBy, scope)) is not None]
-    told = [hold for held in standing for hold in told_of(held.holds, held.terms)]
-    planned = view.get(Planned, conversation_id)
-    for floor in planned.floors if planned is not None else ():
-        if not (media and floor.media is False):
-            told.append(HoldTerms(hold_id=floor.rule, ground=floor.ground, until_ms=floor.until_ms))
-    return held_item(conversation_id, told)
+    return tuple(hold for held in standing for hold in told_of(held.holds, held.terms))
 
 
 def due_ms(item: Item) -> int:
@@ -222,6 +219,7 @@ class Asked(NamedTuple):
 
     request_id: str = ""
     acknowledge_by_ms: int = 0
+    plea: Plea = NO_PLEA
 
 
 NOBODY = Asked()
@@ -245,7 +243,7 @@ def order_recordings(
         order = case_of(item.controller, conversation_id, recording_id)
         yield Emit("case.events", ("media", order), MediaErase(
             conversation_id=conversation_id, recording_id=recording_id, cause=cause, uri=uri, request_id=asked.request_id,
-            acknowledge_by_ms=asked.acknowledge_by_ms, asker=view.owner,
+            acknowledge_by_ms=asked.acknowledge_by_ms, asker=view.owner, regime=asked.plea.regime, ground=asked.plea.ground,
         ))  # fmt: skip
         yield Put(MediaOwed(conversation_id, recording_id), (order,))
 

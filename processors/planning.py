@@ -18,6 +18,7 @@ from processors.item import (
     publish_soon,
 )
 from processors.kernel import Audit, Context, Effect, View, Wake
+from processors.marks import mark_of
 from processors.mask_item import Masking
 from processors.order_media import case_of
 from processors.protect_item import REVIEW_ONE
@@ -39,7 +40,7 @@ def window_for(view: View, conversation_id: str, item: Item, at: Context, now_ms
 def traits_of(item: Item, tagged: Tagged | None, settings: ControllerState) -> Traits:
     """What rules look at: a duty may be the controller's by its own place, or come from the party's."""
     places = tuple(dict.fromkeys(place for place in (item.jurisdiction, settings.default_region) if place)) or ("*",)
-    tags = frozenset(tag.casefold() for tag in tagged.tags) if tagged is not None else frozenset()
+    tags = frozenset(name for tag in tagged.tags for name in (tag.casefold(), mark_of(tag)) if name) if tagged else frozenset()
     return Traits(item.channel, frozenset(item.purposes), item.basis, tags, places)
 
 

@@ -254,7 +254,8 @@ class ProtectItem:
         if item is None:
             return
         old = view.get(Redacted, conversation_id)
-        held = is_held(view, conversation_id)
+        # Where an erasure went through, no mark stood against it, so none keeps these lines in another's copy either.
+        held = is_held(view, conversation_id, marks=False)
         parties, alone = {*(old.parties if old else ())}, {*(old.alone if old else ())}
         (alone if event.alone else parties).add(event.party)
         redacted = Redacted(sorted(parties), held, sorted(alone))
@@ -283,7 +284,7 @@ class ProtectItem:
         if item is None:
             return
         redacted = view.get(Redacted, conversation_id)
-        if redacted is not None and redacted.pending and not is_held(view, conversation_id):
+        if redacted is not None and redacted.pending and not is_held(view, conversation_id, marks=False):
             yield Put(msgspec.structs.replace(redacted, pending=False), (conversation_id,))
             yield from self._drop_lines(view, item, conversation_id, redacted, now_ms)
         yield from publish_soon(view, conversation_id, now_ms)

@@ -67,6 +67,7 @@ CALLS: dict[str, Call] = {
     "POST /v1/subjects/search": _call("analyst", "auditor", access="search"),
     "GET /v1/subjects/{subject_ref}": _call("analyst", "auditor", access="view"),  # to reveal takes REVEALERS
     "POST /v1/open": _call("analyst", access="reveal"),
+    "POST /v1/holds": _call("analyst", access="search"),
     "GET /v1/holds": _call(*_READERS, access="view"),
     "GET /v1/breaches": _call(*_READERS, access="view"),
     "GET /v1/quarantine": _call("operator", "auditor"),

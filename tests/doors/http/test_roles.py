@@ -77,6 +77,7 @@ CALLERS = {
     "POST /v1/subjects/search": {"analyst", "auditor"},
     "GET /v1/subjects/{subject_ref}": {"analyst", "auditor"},
     "POST /v1/open": {"analyst"},
+    "POST /v1/holds": {"analyst"},
     "GET /v1/holds": {"analyst", "approver", "auditor"},
     "GET /v1/breaches": {"analyst", "approver", "auditor"},
     "GET /v1/quarantine": {"operator", "auditor"},
