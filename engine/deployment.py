@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from engine.layout import data_key, parts_of, state_key, state_prefix
+from engine.layout import STATE, data_key, parts_of, state_key, state_prefix
 from engine.merkle import Frontier
 from engine.notes import Signer
 from engine.overlay import decode_state
@@ -68,6 +68,17 @@ class Question(msgspec.Struct, frozen=True):
     keys: tuple[bytes, ...]
 
 
+class Rung(msgspec.Struct, frozen=True):
+    """What came of ringing by hand. `finished`: nothing that was due at `as_of_ms` is left, and no due time is unnoticed.
+
+    `audited_from`: by partition of the audit topic, where it ended before.
+    """
+
+    as_of_ms: int
+    finished: bool
+    audited_from: dict[int, int]
+
+
 class Keyed(Protocol):
     """Committed keys and values of task partitions: a runtime's own store, or a copy of it."""
 
@@ -75,8 +86,10 @@ class Keyed(Protocol):
         """The value of `key`."""
         ...
 
-    def scan(self, task: str, partition: int, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """(key, value) pairs whose key begins with `prefix`, in key order."""
+    def scan(
+        self, task: str, partition: int, prefix: bytes, after: bytes = b"", limit: int = 1_000_000
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """(key, value) pairs whose key begins with `prefix` and is greater than `after`, in key order."""
         ...
 
 
@@ -149,6 +162,30 @@ class Reads:
                     found += 1
                     if found == limit:
                         return
+
+    def every(self, task: str, kind: type[S], after: str = "") -> Iterator[tuple[str, str, tuple[str, ...], S]]:
+        """All records of `kind`, dossier by dossier, as (place, owner, parts, record).
+
+        `after` a place that was given before, from there on; else from the beginning. Raises `ValueError` for what is no place.
+        """
+        number, _, text = after.partition(".")
+        first, low = (int(number), bytes.fromhex(text)) if after else (0, b"")
+        if after and not (0 <= first and low.startswith(STATE)):
+            raise ValueError("no place")
+        for partition in range(first, self.topology.tasks[task].partitions):
+            key = low or self._key_after(task, partition, b"")
+            while key:
+                owner = key[1:].split(b"\0", 1)[0].decode()
+                prefix = state_key(owner, kind.KIND, ())
+                for found, data in self._keyed.scan(task, partition, prefix, after=max(low, prefix)):
+                    yield f"{partition}.{found.hex()}", owner, parts_of(found, len(prefix)), decode_state(kind, data)
+                low = state_prefix(owner) + b"\xff"  # the dossier's other records are passed by
+                key = self._key_after(task, partition, low)
+            low = b""
+
+    def _key_after(self, task: str, partition: int, low: bytes) -> bytes:
+        """The first key of state behind `low`; b"" where there is none."""
+        return next((key for key, _ in self._keyed.scan(task, partition, STATE, after=low, limit=1)), b"")
 
     def open_field(self, controller: str, owner: str, scope: str, field: str, token: bytes, category: str) -> Opened:
         """Open a sealed field of a dossier; `Erased` when its key is gone.
@@ -250,6 +287,10 @@ class Deployment(Protocol):
         """See `Reads`."""
         ...
 
+    def every(self, task: str, kind: type[S], after: str = "") -> Iterator[tuple[str, str, tuple[str, ...], S]]:
+        """See `Reads`."""
+        ...
+
     def open_field(self, controller: str, owner: str, scope: str, field: str, token: bytes, category: str) -> Opened:
         """See `Reads`."""
         ...
@@ -294,6 +335,10 @@ class Deployment(Protocol):
 
     def retain_raw(self, *, at_once: bool = False) -> int:
         """End raw retention for what is past it; returns records deleted. Raises `NotOffered`."""
+        ...
+
+    def ring_due(self) -> Rung:
+        """Notice every due time now, and ring all that is due by now. Raises `NotOffered`."""
         ...
 
     def stop(self) -> None:

@@ -7,6 +7,7 @@
     m                                       the frontier of the partition's audit tree
     l                                       the mark of the partition's last entry in the erasure ledger
     r controller NUL what                   how far a rotation of key-encryption keys is here (`engine/rewrapping.py`)
+    v processor                             which settings and law its alarms rest on (`engine/reviewing.py`)
     d hash                                  an audit entry that is owed once files are cleaned (`engine/removing.py`)
 
 Owners, kinds and parts never hold a NUL: names with control characters are refused at the door.
@@ -16,7 +17,7 @@ from typing import NamedTuple
 
 import msgspec
 
-STATE, KEY, ALARM, DUE, FRONTIER, LEDGER, REMOVAL = b"s", b"k", b"a", b"t", b"m", b"l", b"d"
+STATE, KEY, ALARM, DUE, FRONTIER, LEDGER, REMOVAL, REVIEWED = b"s", b"k", b"a", b"t", b"m", b"l", b"d", b"v"
 NUL = b"\0"
 SEPARATOR = "\0"
 

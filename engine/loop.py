@@ -26,6 +26,7 @@ from engine.layout import DUE, LEDGER, DueAlarm, due_alarm
 from engine.obeying import Obedience
 from engine.outside import RegistryAway
 from engine.partition import Partition
+from engine.reviewing import Reviews
 from engine.runtime import Batch, Commit, CommitLost, Runtime
 from engine.topology import Topology
 from processors.kernel import Processor
@@ -57,7 +58,7 @@ def plans(topology: Topology, processors: Mapping[str, Processor]) -> list[TaskP
 
 
 class Upkeep(Protocol):
-    """What is done in the loop's thread between turns, when nothing is uncommitted: `engine/rotating.py`, `removing.py`."""
+    """What is done in the loop's thread between turns, when nothing is uncommitted, as in `engine/removing.py`."""
 
     def adopted(self) -> None:
         """Partitions have come or gone; before the first turn on them."""
@@ -79,6 +80,7 @@ class TaskLoop:
         self.tasks = tasks
         self.upkeep: Upkeep | None = None
         self.removals: Upkeep | None = None  # `engine/removing.py`
+        self.reviews = Reviews(runtime, shared)
         self.beat_ms = 0  # everything received up to here has been folded by every task
         self.seen_ms = 0  # the latest time any turn began at: no beat of a turn under way can be later
         self.turns = 0
@@ -144,7 +146,7 @@ class TaskLoop:
         for at in moved:
             self._partitions.pop(at, None)
             self._ledgered.discard(at)
-        for upkeep in (self.upkeep, self.removals) if moved else ():
+        for upkeep in (self.upkeep, self.removals, self.reviews) if moved else ():
             if upkeep is not None:
                 upkeep.adopted()
         now_ms = self.clock()
@@ -272,7 +274,8 @@ class TaskLoop:
         def commit(touched: Sequence[Partition], now_ms: int) -> None:
             self._commit({(p.plan.name, p.partition): p for p in touched}, {}, now_ms)
 
-        return sum(u.work(self._owned, commit, self.clock()) for u in (self.upkeep, self.removals) if u is not None)
+        every = (self.upkeep, self.removals, self.reviews)
+        return sum(u.work(self._owned, commit, self.clock()) for u in every if u is not None)
 
     def _commit(self, touched: dict[tuple[str, int], Partition], positions: dict[tuple[str, str, int], int], now_ms: int) -> None:
         if not touched:

@@ -160,6 +160,16 @@ class Partition:
             # A legal clock is not lost to a bug: the alarm rings again, until the bug is mended.
             self.effects.apply(Wake(alarm.name, now_ms + FAULT_WAIT_MS), moment, processor)
 
+    def review(self, owner: str, controller: str, processor: Processor, name: str, now_ms: int) -> None:
+        """Wake a processor for an owner who has alarms of it, without an alarm: what these rest on has changed."""
+        review_id = sha256(f"{self.plan.name}|{owner}|{processor.name}|{name}|review|{now_ms}".encode()).hexdigest()[:24]
+        envelope = Envelope(
+            id=review_id, source="consentinel", type=ALARM, controller=controller, time_ms=now_ms, receipt_ms=now_ms
+        )
+        moment = Moment(self._shared, owner, envelope, (review_id, self.partition, 0), now_ms)
+        if not self._run(processor, processor.wake, OwnerView(self, moment), Alarm(name, now_ms), moment):
+            self.effects.apply(Wake(name, now_ms + FAULT_WAIT_MS), moment, processor)
+
     def writes(self) -> dict[bytes, bytes | None]:
         """All writes of the turn, with the frontier of the audit tree over the turn's entries."""
         self.effects.seal_tree()

@@ -17,7 +17,8 @@ import msgspec
 from engine.checkpoints import frontiers, latest_notes, sign_checkpoints
 from engine.clock import Clock, system_clock
 from engine.context import Shared, withheld
-from engine.deployment import Look, Reads
+from engine.deployment import Look, Reads, Rung
+from engine.effects import AUDIT_TOPIC
 from engine.embedded import EmbeddedRuntime, Retention
 from engine.filering import ring_of
 from engine.keyring import KeyRing, OpenRing, RawClass, RingUnavailable
@@ -49,6 +50,8 @@ MAINTENANCE_SECS = 60.0
 # How long freed bytes may rest in the files. Overwriting them holds the writer for up to 0.75 s a GB: not each minute.
 WIPE_SECS = 900.0
 STOP_SECS_MAX = 30.0
+RING_SECS_MAX = 60.0  # how long a caller waits for all that is due to be rung; it goes on by itself
+RING_POLL_SECS = 0.02
 COMPACTION_DELETE_RETENTION_MS = 86_400_000  # how long readers of a compacted topic can still see a tombstone
 
 
@@ -225,6 +228,30 @@ class Service(Reads):
         if at_once:
             self.retention.vacuum()
         return deleted
+
+    def ring_due(self) -> Rung:
+        """Notice every due time now, and ring all that is due by now; waits for it while the loop runs, else does it."""
+        topic, began_ms = AUDIT_TOPIC, self.clock()
+        ends = {n: self.runtime.end(topic, n) for n in range(self.topology.topics[topic].partitions)}
+        give_up = monotonic() + RING_SECS_MAX
+        # What was accepted before, a change of settings above all, is folded first; only then is it looked at who is concerned.
+        folded = self._wait_for(lambda: self.loop.beat_ms >= began_ms, give_up)
+        looked_ms = self.clock()
+        self.loop.reviews.look_now()
+
+        def rung() -> bool:
+            due_ms = self.loop.next_alarm_ms()
+            return self.loop.reviews.seen_ms >= looked_ms and (due_ms is None or due_ms > began_ms)
+
+        return Rung(began_ms, folded and self._wait_for(rung, give_up), ends)
+
+    def _wait_for(self, done: Callable[[], bool], give_up: float) -> bool:
+        while not done() and monotonic() < give_up:
+            if not self._threads:
+                self.settle()
+            elif self._stopping.wait(RING_POLL_SECS):
+                return False
+        return done()
 
     def _destroy_closed(self, class_: RawClass, now_ms: int) -> None:
         """Destroy closed keys under which no record is left and nothing is being written (no turn runs meanwhile)."""

@@ -6,11 +6,14 @@ from typing import Any, ClassVar, assert_never
 
 import msgspec
 
+from law.book import Book
 from processors.configure_controller import can_activate
+from processors.exceptions import TAG
 from processors.fields import chosen
 from processors.kernel import Audit, Context, Effect, Emit, Forward, Quiet, Receipt, Refuse, State, View
 from processors.order_media import media_case
 from processors.permissions import grants_everything
+from processors.policies import wrong_period
 from processors.terms import FUTURE_MS_MAX
 from schemas.base import EventData, Record
 from schemas.events import (
@@ -44,7 +47,6 @@ from schemas.identifiers import NotAnIdentifier, normalise
 from schemas.routed import Envelope, LinkTold
 from schemas.topics import ControllerState
 
-NOT_YET = (RetentionPolicySet,)
 RIGHTS = ("erasure",)
 # Digits as people and machines write them, in groups; a telephone number with its country code is none of our business.
 DIGITS = re.compile(r"(?<![\d+])\d+(?:[ .-]\d+)*")
@@ -98,8 +100,10 @@ def problem(event: EventData, time_ms: int, receipt_ms: int) -> Refuse | None:
         return Refuse("time-ahead", "time")
     if isinstance(event, SuppressionChanged) and event.expires and event.expires.timestamp() * 1000 <= time_ms:
         return Refuse("expired-already", "expires")  # an addition never takes a standing suppression away
-    if isinstance(event, NOT_YET):
-        return Refuse("not-supported-yet", "type")
+    if isinstance(event, RetentionPolicySet) and (field := wrong_period(event)) is not None:
+        return Refuse("not-a-period", field)
+    if isinstance(event, HoldPlaced | HoldReleased) and event.hold_id.startswith(TAG):
+        return Refuse("reserved", "hold_id")
     if isinstance(event, RequestOpened) and event.right not in RIGHTS:
         return Refuse("not-supported-yet", "right")
     if isinstance(event, RequestOpened) and event.scope == RequestScope():
@@ -225,12 +229,12 @@ class AdmitEvent(Quiet):
                 yield Forward("case.events", ("incident", event.incident_id), refs)
             case ControllerConfigured() | LawActivated():
                 yield Forward("case.events", ("controller", at.controller), refs)
+            case RetentionPolicySet():
+                yield Forward("case.events", ("controller", at.controller), ())
             case DataAccessed():
                 # Who it was stands in the entry itself, taken from the caller's token.
                 facts = {"action": event.action, "count": str(event.count)}
                 yield Audit("data.accessed", at.controller, facts, named=False)
-            case RetentionPolicySet():
-                raise AssertionError("refused above")
             case _:
                 assert_never(event)
 

@@ -1,7 +1,7 @@
-"""Keeps a controller's settings and its choice of law packs: the last by effective time is in force, every task gets a copy."""
+"""Keeps a controller's settings, policies and choice of law packs: the last word is in force, and every task gets a copy."""
 
 from collections.abc import Iterator
-from typing import ClassVar, Protocol, assert_never
+from typing import Any, ClassVar, Protocol, assert_never
 
 import msgspec
 
@@ -9,9 +9,10 @@ from law.book import Book
 from law.reading import PackRefused
 from processors.fields import merged_by, unknown
 from processors.kernel import Audit, Effect, Emit, Put, Quiet, Receipt, Refuse, State, View
+from processors.policies import POLICIES_MAX, facts_of_policy, policy_of, with_policy, wrong_period
 from schemas.base import NAME_CHARS_MAX, Record
 from schemas.cloudevents import millis
-from schemas.events import METADATA_KEY, ControllerConfigured, LawActivated
+from schemas.events import METADATA_KEY, ControllerConfigured, LawActivated, RetentionPolicySet
 from schemas.topics import ControllerState
 
 SEEN_MAX = 64  # event ids remembered: a controller is configured by hand, a few times a year
@@ -59,22 +60,25 @@ class ConfigureController(Quiet):
       fact `merges` warns of keys that conversations are merged by: their choice takes that from the publisher's systems.
       `unknown` lists names that are no group.
     * The controller's own identifiers become refs: they are never subjects.
+    * Retention policies stay through configurations; each is a version of its own name (`policies.py`), and raises `version` too.
     * `law.activated` chooses the version of one pack: the last by effective time for each pack. It stays when settings change. A
       pack or version that the deployment does not have is refused; it is on record as `law.activated`, or `law.overtaken`.
     """
 
     name = "configure_controller"
-    READS: ClassVar[tuple[type[Record], ...]] = (ControllerConfigured, LawActivated)
+    READS: ClassVar[tuple[type[Record], ...]] = (ControllerConfigured, RetentionPolicySet, LawActivated)
     STATE: ClassVar[tuple[type[State], ...]] = (Settings,)
 
-    def fold(self, view: View, event: ControllerConfigured | LawActivated, at: Receipt) -> Iterator[Effect]:
-        """Yield the new settings, or nothing; refusals `too-many-groups`, `unknown-law`."""
+    def fold(self, view: View, event: Any, at: Receipt) -> Iterator[Effect]:
+        """Yield the new settings, or nothing; refusals `too-many-groups`, `too-many-policies`, `not-a-period`, `unknown-law`."""
         known = view.get(Settings)
         if known is not None and at.event_id in known.seen:
             return
         match event:
             case ControllerConfigured():
                 yield from self._configure(known, event, at)
+            case RetentionPolicySet():
+                yield from self._set_policy(known, event, at)
             case LawActivated():
                 yield from self._activate(known, event, at)
             case _:
@@ -96,7 +100,7 @@ class ConfigureController(Quiet):
             controller=at.controller, version=before.version + 1, default_region=event.default_region,
             own_refs=tuple(ref for ref in at.envelope.refs if ref), employee_basis=event.employee_basis,
             four_eyes=event.four_eyes, sealed_fields=groups, targets=event.targets, merge_keys=event.merge_keys,
-            law=before.law,
+            policies=before.policies, law=before.law,
             national_dnc_as_of_ms=millis(event.national_dnc_as_of) if event.national_dnc_as_of else None,
             recording_duty=event.recording_duty,
         )  # fmt: skip
@@ -111,6 +115,28 @@ class ConfigureController(Quiet):
         if keys:
             merging = [name for name in merged_by(groups, event.merge_keys) if name in keys]
             yield Audit("METADATA_KEY_UPDATE", at.controller, keys | ({"merges": ",".join(merging)} if merging else {}))
+        yield Emit("controllers", (at.controller,), state)
+
+    def _set_policy(self, known: Settings | None, event: RetentionPolicySet, at: Receipt) -> Iterator[Effect]:
+        field = wrong_period(event)
+        if field is not None:
+            yield Refuse("not-a-period", field)
+            return
+        old = known or Settings(ControllerState(controller=at.controller), 0, "", [])
+        policy = policy_of(event, at.effective_ms, at.event_id)
+        policies = with_policy(old.state.policies, policy, at.receipt_ms)
+        if policies is not None and len(policies) > POLICIES_MAX:
+            yield Refuse("too-many-policies", "policy_id")
+            return
+        seen = [*old.seen, at.event_id][-SEEN_MAX:]
+        if policies is None:
+            yield Put(msgspec.structs.replace(old, seen=seen))
+            yield Audit("retention.policy_overtaken", at.controller, facts_of_policy(policy))
+            return
+        state = msgspec.structs.replace(old.state, version=old.state.version + 1, policies=policies)
+        yield Put(msgspec.structs.replace(old, state=state, seen=seen))
+        by = {"by": at.actor_hash(at.controller, at.envelope.actor), "version": str(state.version)}
+        yield Audit("retention.policy_set", at.controller, facts_of_policy(policy) | by)
         yield Emit("controllers", (at.controller,), state)
 
     def _activate(self, known: Settings | None, event: LawActivated, at: Receipt) -> Iterator[Effect]:

@@ -6,20 +6,23 @@ from typing import Any, ClassVar, assert_never
 
 import msgspec
 
+from law.book import Book
 from processors.erase_consents import forget_consents
+from processors.exceptions import Plea
 from processors.fence import Fence, Fenced, mark_of
 from processors.grounds import ITEMS_TOLD_MAX, OTHER, facts_of
 from processors.item import (
+    EXPIRE,
+    REPLAN,
     SWEEP,
     Asked,
     HeldBy,
     Item,
     MediaOwed,
+    Planned,
     Pointer,
     destroy_item,
     forget_nonce,
-    is_held,
-    kept_item,
     media_orders,
     sweep,
 )
@@ -42,6 +45,7 @@ from processors.link_identity import Probed, unlink_all
 from processors.notices import notice_of, order_id_of
 from processors.permissions import ALWAYS_MS, Permissions
 from processors.terms import notice_by
+from processors.weighing import kept_against, overrule
 from schemas.base import Record
 from schemas.routed import EraseOrder, EraseReport, HeldItem, Hold, ItemErase, ItemErased, MediaErase
 
@@ -69,6 +73,8 @@ class Erasure(State):
     media: list[str] = []  # orders for recordings of what is gone
     unfinished: bool = False  # a further step is due: homes may answer before it, and must not end the erasure
     told: str = ""  # hash of what the last report said: nothing is reported twice
+    regime: str = ""  # by which law it is asked for, and on which ground of Art. 17(1)
+    ground: str = ""
 
 
 class Waiting(State):
@@ -79,6 +85,8 @@ class Waiting(State):
     asker: str
     acknowledge_by_ms: int = 0
     told: HeldItem | None = None  # what the asker knows of the holds
+    regime: str = ""
+    ground: str = ""
 
 
 def is_ordered(view: View, conversation_id: str, item: Item) -> bool:
@@ -120,7 +128,8 @@ class EraseSubject(Incurious):
         if alarm.name.startswith(SWEEP):
             yield from sweep(view, alarm.name.removeprefix(SWEEP), now.now_ms)
             return
-        moved = [(p, w, k) for p, w in view.scan(Waiting) if (k := kept_item(view, p[0])) is not None and k != w.told]
+        kept_now = {p: kept_against(view, p[0], plea_of(w), _law(view, p[0], now), now.now_ms) for p, w in view.scan(Waiting)}
+        moved = [(p, w, k) for p, w in view.scan(Waiting) if (k := kept_now[p]) is not None and k != w.told]
         for parts, waiting, kept in moved[:POINTERS_PER_STEP]:
             yield Put(msgspec.structs.replace(waiting, told=kept), parts)
             if waiting.asker:
@@ -128,19 +137,19 @@ class EraseSubject(Incurious):
         if moved:
             yield Wake(STEP, now.now_ms)
             return
-        freed = [(c, w) for (c, *_), w in view.scan(Waiting) if not is_held(view, c)]
+        freed = [(p[0], w) for p, w in view.scan(Waiting) if kept_now[p] is None]
         for conversation_id, waiting in freed[:ITEMS_PER_STEP]:
             yield Delete(Waiting, (conversation_id, waiting.request_id, waiting.asker))
             item = view.get(Item, conversation_id)
             days = (t.deadline_days for t in now.settings(item.controller if item else "").targets)
             by_ms = max(waiting.acknowledge_by_ms, notice_by(now.now_ms, days))
             order = msgspec.structs.replace(waiting, acknowledge_by_ms=by_ms)
-            yield from _erase_and_answer(view, conversation_id, item, order, now.now_ms)
+            yield from _erase_and_answer(view, conversation_id, item, order, _law(view, conversation_id, now), now.now_ms)
         if len(freed) > ITEMS_PER_STEP:
             yield Wake(STEP, now.now_ms)
         for (request_id,), erasure in list(view.scan(Erasure)):
             by_ms = notice_by(now.now_ms, (t.deadline_days for t in now.settings(erasure.controller).targets))
-            yield from self._step(view, request_id, erasure, now.now_ms, by_ms)
+            yield from self._step(view, request_id, erasure, now, by_ms)
 
     def _begin(self, view: View, event: EraseOrder, at: Receipt) -> Iterator[Effect]:
         old = view.get(Fence) or Fence()
@@ -159,26 +168,33 @@ class EraseSubject(Incurious):
             if until_ms == ALWAYS_MS:  # from a fast clock: published again, its time would lie behind the fence
                 yield Put(Fenced(at.receipt_ms), (mark_of(view.owner, event_id),))
         yield Audit("erasure.fenced", at.controller, {"request": event.request_id, "index": str(event.index)})
-        erasure = Erasure(at.controller, event.index, list(event.targets), event.acknowledge_by_ms, at.receipt_ms)
+        erasure = Erasure(
+            at.controller, event.index, list(event.targets), event.acknowledge_by_ms, at.receipt_ms, regime=event.regime,
+            ground=event.ground,
+        )  # fmt: skip
         for (order,), owed in list(view.scan(MediaOwed)):  # of items that are gone already: this request waits for them too
             erasure.media.append(order)
             yield Emit("case.events", ("media", order), MediaErase(
                 conversation_id=owed.conversation_id, recording_id=owed.recording_id, cause="request",
-                acknowledge_by_ms=event.acknowledge_by_ms, request_id=event.request_id, asker=view.owner,
+                acknowledge_by_ms=event.acknowledge_by_ms, request_id=event.request_id, asker=view.owner, regime=event.regime,
+                ground=event.ground,
             ))  # fmt: skip
         yield Put(erasure, (event.request_id,))
         yield Wake(STEP, at.receipt_ms)
+        if any(True for _ in view.scan(Planned)):  # what a duty keeps is restricted to it from now on
+            yield Wake(REPLAN, at.receipt_ms, of="enforce_retention")
 
-    def _step(self, view: View, request_id: str, erasure: Erasure, now_ms: int, by_ms: int) -> Iterator[Effect]:
+    def _step(self, view: View, request_id: str, erasure: Erasure, now: Instant, by_ms: int) -> Iterator[Effect]:
+        now_ms, book, plea = now.now_ms, now.law(erasure.controller), plea_of(erasure)
         gone: list[str] = []
         held: list[str] = []
         media: list[str] = []
-        asked_by = Asked(request_id, _in_round(erasure, by_ms).acknowledge_by_ms)
+        asked_by = Asked(request_id, _in_round(erasure, by_ms).acknowledge_by_ms, plea)
         more = yield from forget_consents(view, erasure.controller, erasure.fence_ms, request_id)
         for (conversation_id,), item in list(view.scan(Item)):
             if item.effective_ms > erasure.fence_ms:
                 continue  # a new incarnation: not what was asked for
-            if is_held(view, conversation_id):
+            if kept_against(view, conversation_id, plea, book, now_ms) is not None:
                 held.append(conversation_id)
             elif len(gone) == ITEMS_PER_STEP:
                 more = True
@@ -186,12 +202,13 @@ class EraseSubject(Incurious):
             else:
                 gone.append(conversation_id)
                 media += media_orders(view, item, conversation_id)
+                yield from overrule(view, item, conversation_id, asked_by, book, now_ms)
                 yield from destroy_item(view, item, conversation_id, "request", now_ms, asked_by)
         asked: list[str] = []
         for (conversation_id,), pointer in list(view.scan(Pointer)):
             if pointer.effective_ms > erasure.fence_ms:
                 continue
-            if is_held(view, conversation_id):
+            if kept_against(view, conversation_id, plea, book, now_ms) is not None:
                 held.append(conversation_id)
                 continue
             if len(asked) == POINTERS_PER_STEP:
@@ -202,7 +219,7 @@ class EraseSubject(Incurious):
             yield Delete(Pointer, (conversation_id,))
             order = ItemErase(
                 conversation_id=conversation_id, request_id=request_id, asker=view.owner,
-                acknowledge_by_ms=erasure.acknowledge_by_ms,
+                acknowledge_by_ms=erasure.acknowledge_by_ms, regime=plea.regime, ground=plea.ground,
             )  # fmt: skip
             yield Emit("subject.events", (pointer.home,), order)
         erasure = msgspec.structs.replace(
@@ -218,12 +235,13 @@ class EraseSubject(Incurious):
         if more:
             yield Wake(STEP, now_ms)
         else:
-            yield from self._report(view, request_id, erasure)
+            yield from self._report(view, request_id, erasure, book, now_ms)
 
-    def _report(self, view: View, request_id: str, erasure: Erasure) -> Iterator[Effect]:
+    def _report(self, view: View, request_id: str, erasure: Erasure, book: Book, now_ms: int) -> Iterator[Effect]:
         if erasure.awaiting or erasure.unfinished:
             return
-        here = [item for conversation_id in erasure.held if (item := kept_item(view, conversation_id)) is not None]
+        standing = (kept_against(view, name, plea_of(erasure), book, now_ms) for name in erasure.held)
+        here = [item for item in standing if item is not None]
         if len(here) < len(erasure.held):
             return  # a release has armed the next step, which reports
         kept = [*here, *erasure.held_at_homes.values()]
@@ -258,12 +276,15 @@ class EraseSubject(Incurious):
 
     def _erase_for(self, view: View, event: ItemErase, at: Receipt) -> Iterator[Effect]:
         item = view.get(Item, event.conversation_id)
-        kept = kept_item(view, event.conversation_id)
-        waiting = Waiting(event.request_id, event.asker, event.acknowledge_by_ms, kept)
+        book, plea = at.law(at.controller), Plea(event.regime, event.ground)
+        kept = kept_against(view, event.conversation_id, plea, book, at.receipt_ms)
+        waiting = Waiting(event.request_id, event.asker, event.acknowledge_by_ms, kept, *plea)
         if item is None or kept is None:
-            yield from _erase_and_answer(view, event.conversation_id, item, waiting, at.receipt_ms)
+            yield from _erase_and_answer(view, event.conversation_id, item, waiting, book, at.receipt_ms)
             return
         yield Put(waiting, (event.conversation_id, event.request_id, event.asker))
+        if view.get(Planned, event.conversation_id) is not None:
+            yield Wake(EXPIRE + event.conversation_id, at.receipt_ms, of="enforce_retention")
         if event.asker:
             yield _still_held(waiting, kept)
 
@@ -285,7 +306,17 @@ class EraseSubject(Incurious):
             yield notice_of(event.home, event.request_id, erasure, (event.conversation_id,))
             erasure = msgspec.structs.replace(erasure, noticed=True)
         yield Put(erasure, (event.request_id,))
-        yield from self._report(view, event.request_id, erasure)
+        yield from self._report(view, event.request_id, erasure, at.law(erasure.controller), at.receipt_ms)
+
+
+def plea_of(order: Erasure | Waiting) -> Plea:
+    """What an order says against holds."""
+    return Plea(order.regime, order.ground)
+
+
+def _law(view: View, conversation_id: str, now: Instant) -> Book:
+    item = view.get(Item, conversation_id)
+    return now.law(item.controller if item is not None else "")
 
 
 def _still_held(waiting: Waiting, kept: HeldItem) -> Emit:
@@ -300,12 +331,15 @@ def _in_round(erasure: Erasure, by_ms: int) -> Erasure:
     return erasure if first else msgspec.structs.replace(erasure, acknowledge_by_ms=max(erasure.acknowledge_by_ms, by_ms))
 
 
-def _erase_and_answer(view: View, conversation_id: str, item: Item | None, order: Waiting, now_ms: int) -> Iterator[Effect]:
+def _erase_and_answer(
+    view: View, conversation_id: str, item: Item | None, order: Waiting, book: Book, now_ms: int
+) -> Iterator[Effect]:  # fmt: skip
     """At the home: erase an item that a further identifier's erasure reached, and answer; the asker notifies targets."""
     media: tuple[str, ...] = ()
     if item is not None:
         media = media_orders(view, item, conversation_id)
-        asked = Asked(order.request_id, order.acknowledge_by_ms)
+        asked = Asked(order.request_id, order.acknowledge_by_ms, plea_of(order))
+        yield from overrule(view, item, conversation_id, asked, book, now_ms)
         yield from destroy_item(view, item, conversation_id, "request", now_ms, asked)
         yield Remove({"request": order.request_id})
     if order.asker:

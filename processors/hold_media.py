@@ -8,9 +8,15 @@ be held by then. When nobody is left to be asked, the order is told that nobody 
 from collections.abc import Iterator
 from typing import Any, ClassVar, assert_never
 
-from processors.item import Item, kept_item
+import msgspec
+
+from law.book import Book
+from processors.exceptions import Plea
+from processors.grounds import held_item
+from processors.item import Item
 from processors.kernel import Alarm, Delete, Effect, Emit, Incurious, Instant, Put, Receipt, State, View, Wake
 from processors.order_media import media_case
+from processors.weighing import weigh_item
 from schemas.base import Record
 from schemas.routed import HeldItem, Hold, MediaCheck, MediaChecked
 
@@ -24,6 +30,8 @@ class KeptMedia(State):
     KIND: ClassVar[str] = "keptmedia"
     controller: str
     kept: HeldItem
+    regime: str = ""  # by which law the recording is asked for, and on which ground of Art. 17(1)
+    ground: str = ""
 
 
 class HoldMedia(Incurious):
@@ -40,11 +48,14 @@ class HoldMedia(Incurious):
         """Yield the question to the next home, or the answer."""
         match event:
             case MediaCheck():
-                kept = _kept(view, event.conversation_id)
+                kept = _kept(view, event.conversation_id, Plea(event.regime, event.ground), at.law(at.controller), at.receipt_ms)
                 if kept is None:
+                    if view.get(KeptMedia, event.conversation_id, event.order_id) is not None:
+                        yield Delete(KeptMedia, (event.conversation_id, event.order_id))
                     yield ask_next(event)
                 else:
-                    yield Put(KeptMedia(at.controller, kept), (event.conversation_id, event.order_id))
+                    waiting = KeptMedia(at.controller, kept, event.regime, event.ground)
+                    yield Put(waiting, (event.conversation_id, event.order_id))
                     yield kept_back(event.order_id, kept)
             case Hold():
                 if any(True for _ in view.scan(KeptMedia)):
@@ -54,25 +65,29 @@ class HoldMedia(Incurious):
 
     def wake(self, view: View, alarm: Alarm, now: Instant) -> Iterator[Effect]:
         """Ask the conversation anew about what is not held here any more; tell on which grounds the rest is."""
-        changed = [(parts, old, kept) for parts, old in view.scan(KeptMedia) if (kept := _kept(view, parts[0])) != old.kept]
+        every = [(parts, old, self._now(view, parts[0], old, now)) for parts, old in view.scan(KeptMedia)]
+        changed = [(parts, old, kept) for parts, old, kept in every if kept != old.kept]
         for parts, old, kept in changed[:CHECKS_PER_STEP]:
             conversation_id, order_id = parts
             if kept is not None:
-                yield Put(KeptMedia(old.controller, kept), parts)
+                yield Put(msgspec.structs.replace(old, kept=kept), parts)
                 yield kept_back(order_id, kept)
                 continue
             yield Delete(KeptMedia, parts)
-            again = MediaCheck(conversation_id=conversation_id, order_id=order_id)
+            again = MediaCheck(conversation_id=conversation_id, order_id=order_id, regime=old.regime, ground=old.ground)
             yield Emit("case.events", ("conversation", old.controller, conversation_id), again)
         if len(changed) > CHECKS_PER_STEP:
             yield Wake(REVIEW, now.now_ms)
+
+    def _now(self, view: View, conversation_id: str, old: KeptMedia, now: Instant) -> HeldItem | None:
+        return _kept(view, conversation_id, Plea(old.regime, old.ground), now.law(old.controller), now.now_ms)
 
 
 def ask_next(check: MediaCheck) -> Emit:
     """The question to the next home that has not been asked; the answer, where there is none."""
     if not check.left:
         return Emit("case.events", _order(check.order_id), MediaChecked(order_id=check.order_id))
-    after = MediaCheck(conversation_id=check.conversation_id, order_id=check.order_id, left=check.left[1:])
+    after = msgspec.structs.replace(check, left=check.left[1:])
     return Emit("subject.events", (check.left[0],), after)
 
 
@@ -87,5 +102,7 @@ def _order(order_id: str) -> tuple[str, str]:
     return "media", name
 
 
-def _kept(view: View, conversation_id: str) -> HeldItem | None:
-    return kept_item(view, conversation_id) if view.get(Item, conversation_id) is not None else None
+def _kept(view: View, conversation_id: str, plea: Plea, book: Book, now_ms: int) -> HeldItem | None:
+    if view.get(Item, conversation_id) is None:
+        return None
+    return held_item(conversation_id, weigh_item(view, conversation_id, plea, book, now_ms, recording=True).standing)

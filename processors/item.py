@@ -1,10 +1,11 @@
 """What an identifier keeps of a conversation, and the one way an item is destroyed: fence and key first, then the rest."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import ClassVar, Literal, NamedTuple
 
+from processors.exceptions import NO_PLEA, TAG, Plea
 from processors.fence import Fenced, mark_of
-from processors.grounds import held_item, told_of
+from processors.grounds import told_of
 from processors.kernel import (
     EFFECTS_PER_STEP_MAX,
     Audit,
@@ -24,7 +25,7 @@ from processors.order_media import case_of
 from processors.permissions import Permissions
 from processors.terms import erase_by
 from schemas.base import Record
-from schemas.routed import HeldItem, MediaErase, PartyDropped, PointerDropped
+from schemas.routed import HoldTerms, MediaErase, PartyDropped, PointerDropped
 from schemas.topics import ProtectedConversation
 
 Cause = Literal["request", "retention", "partial"]
@@ -34,6 +35,7 @@ PUBLISH_DELAY_MS = 1_000
 PUBLISH_DELAY_PER_LINE_MS = 50
 LINES_PER_SWEEP = 20  # lines deleted at once with an item: six items stay under kernel.EFFECTS_PER_STEP_MAX
 SWEEP, PUBLISH, EXPIRE = "sweep\x1f", "publish\x1f", "expire\x1f"  # alarms about one conversation, whose id follows
+REPLAN = "replan\x1f"  # of `enforce_retention`: look at all items again; the last conversation done follows
 
 
 class Item(State):
@@ -119,6 +121,7 @@ class HeldBy(State):
     KIND: ClassVar[str] = "held"
     holds: list[str] = []
     terms: dict[str, tuple[str, int | None]] = {}  # hold → ground (a code), until
+    ceilings: list[str] = []  # marks under which the conversation must go, whatever holds it
 
 
 class Redacted(State):
@@ -147,6 +150,41 @@ class Untagged(State):
     at_ms: int
 
 
+class Tagged(State):
+    """The tags that a conversation has, as they were first spelled, each once: rules of retention look at them."""
+
+    KIND: ClassVar[str] = "tagged"
+    tags: list[str] = []
+
+
+class Floor(NamedTuple):
+    """A duty that keeps an item until its end: `ground` is a code, `purpose` what the item may still be used for, "" if unnamed.
+
+    `rule` and `origin` as in `windows.Bound`. `media`: it keeps the recordings only (True), all but them (False), or both (None).
+    """
+
+    rule: str
+    origin: str
+    ground: str
+    purpose: str
+    until_ms: int
+    media: bool | None = None
+
+
+class Planned(State):
+    """What rules have made of an item's end, where it is not the default period alone.
+
+    `restricted_ms`: since when only what its floors are for may use it.
+    """
+
+    KIND: ClassVar[str] = "planned"
+    erase_by_ms: int
+    rule: str
+    floors: list[Floor] = []
+    media_ms: int | None = None
+    restricted_ms: int | None = None
+
+
 class Unpublished(State):
     """The item changed since it was last published; an alarm is set."""
 
@@ -154,19 +192,25 @@ class Unpublished(State):
     due_ms: int = 0
 
 
-def is_held(view: View, conversation_id: str) -> bool:
-    """Whether a legal hold keeps this item (or everything of this identifier)."""
-    return any((held := view.get(HeldBy, scope)) is not None and held.holds for scope in (conversation_id, "*"))
+def is_held(view: View, conversation_id: str, *, marks: bool = True) -> bool:
+    """Whether a legal hold, a duty to keep or (`marks`) a compliance tag keeps this item."""
+    planned = view.get(Planned, conversation_id)
+    return bool(planned is not None and planned.floors) or is_on_hold(view, conversation_id, marks=marks)
 
 
-def kept_item(view: View, conversation_id: str) -> HeldItem | None:
-    """By which grounds holds keep this item, and until when; None where none does."""
+def is_on_hold(view: View, conversation_id: str, *, marks: bool = True) -> bool:
+    """Whether a legal hold, or (`marks`) a compliance tag, keeps this item (or everything of this identifier)."""
+    return any(marks or not hold.hold_id.startswith(TAG) for hold in holds_on(view, conversation_id))
+
+
+def holds_on(view: View, conversation_id: str) -> tuple[HoldTerms, ...]:
+    """The legal holds and compliance tags that keep this item, or everything of this identifier."""
     standing = [held for scope in (conversation_id, "*") if (held := view.get(HeldBy, scope)) is not None]
-    return held_item(conversation_id, (hold for held in standing for hold in told_of(held.holds, held.terms)))
+    return tuple(hold for held in standing for hold in told_of(held.holds, held.terms))
 
 
 def due_ms(item: Item) -> int:
-    """When the item goes by itself: counted from its end, or from its start while no end is known."""
+    """When the item goes by the default period: counted from its end, or from its start while no end is known."""
     return erase_by(item.ended_ms or item.started_ms, item.received_ms)
 
 
@@ -175,6 +219,7 @@ class Asked(NamedTuple):
 
     request_id: str = ""
     acknowledge_by_ms: int = 0
+    plea: Plea = NO_PLEA
 
 
 NOBODY = Asked()
@@ -198,7 +243,7 @@ def order_recordings(
         order = case_of(item.controller, conversation_id, recording_id)
         yield Emit("case.events", ("media", order), MediaErase(
             conversation_id=conversation_id, recording_id=recording_id, cause=cause, uri=uri, request_id=asked.request_id,
-            acknowledge_by_ms=asked.acknowledge_by_ms, asker=view.owner,
+            acknowledge_by_ms=asked.acknowledge_by_ms, asker=view.owner, regime=asked.plea.regime, ground=asked.plea.ground,
         ))  # fmt: skip
         yield Put(MediaOwed(conversation_id, recording_id), (order,))
 
@@ -222,23 +267,24 @@ def reseal(view: View, item: Item, conversation_id: str, change: Callable[[State
 
 
 def destroy_item(
-    view: View, item: Item, conversation_id: str, cause: Cause, now_ms: int, asked: Asked = NOBODY
+    view: View, item: Item, conversation_id: str, cause: Cause, now_ms: int, asked: Asked = NOBODY,
+    why: Mapping[str, str] = {},
 ) -> Iterator[Effect]:  # fmt: skip
     """Destroy one item: fence (when erased), audit entry, key, record, tombstone, then who else must forget; lines are swept.
 
     Lines are unreadable as soon as the key is gone; `sweep` deletes them in steps, the first of them at once. A recording goes
-    by an order of its own, which takes its address along.
+    by an order of its own, which takes its address along. `why` are further facts of the audit entry.
     """
     erased = cause == "request"
     if erased:
         yield Put(Fenced(now_ms), (mark_of(view.owner, conversation_id),))
     yield from order_recordings(view, item, conversation_id, cause, asked)
     by = {"request": asked.request_id} if asked.request_id else {}
-    yield Audit("item.destroyed", item.controller, {"cause": cause, "party_role": item.role} | by)
+    yield Audit("item.destroyed", item.controller, {"cause": cause, "party_role": item.role, **by, **why})
     yield Shred(conversation_id, by)
     yield Delete(Item, (conversation_id,))
     yield Emit("conversations.protected", (view.owner, conversation_id), None)
-    for kind in (Unpublished, Redacted, HeldBy, Masked):
+    for kind in (Unpublished, Redacted, HeldBy, Masked, Tagged, Planned):
         if view.get(kind, conversation_id) is not None:
             yield Delete(kind, (conversation_id,))
     for (_, tag), _untagged in list(view.scan(Untagged, conversation_id)):

@@ -27,6 +27,7 @@ class HoldRecord(State):
     until_ms: int | None = None
     refs: list[str] = []
     conversations: list[str] = []
+    search: dict[str, int] = {}  # what its conversations were found by, as counts
 
 
 class KeepHold(Incurious):
@@ -51,14 +52,16 @@ class KeepHold(Incurious):
                     return
                 hold = msgspec.structs.replace(
                     old, ground=event.ground, authority=event.authority, placed_ms=at.effective_ms, until_ms=until,
-                    refs=sorted({r for r in at.envelope.refs if r}), conversations=list(event.scope.conversation_ids),
+                    refs=sorted({r for r in at.envelope.refs if r}),
+                    conversations=list(dict.fromkeys(event.scope.conversation_ids)),
+                    search={} if event.search is None else msgspec.structs.asdict(event.search),
                 )  # fmt: skip
                 if hold.released_ms is not None:  # released before it was known: it never stands, and names nobody
                     yield Put(msgspec.structs.replace(hold, refs=[], conversations=[]))
                     return
                 yield Put(hold)
                 yield Audit("hold.opened", at.controller, {"hold": event.hold_id, "ground": code_of(event.ground),
-                            "by": at.actor_hash(at.controller, at.envelope.actor)})  # fmt: skip
+                            "by": at.actor_hash(at.controller, at.envelope.actor), **_counts(hold)})  # fmt: skip
                 yield from self._tell(hold, placed=True)
                 if until is not None:
                     yield Wake(EXPIRE, until)
@@ -101,3 +104,9 @@ class KeepHold(Incurious):
         for conversation_id in hold.conversations:
             key = ("conversation", hold.controller, conversation_id)
             yield Emit("case.events", key, msgspec.structs.replace(told, conversation_id=conversation_id))
+
+
+def _counts(hold: HoldRecord) -> dict[str, str]:
+    """Whom and what a hold covers, and what it was found by: as counts, for the audit log names nobody."""
+    counts = {"people": len(hold.refs), "conversations": len(hold.conversations)}
+    return {name: str(n) for name, n in (counts | {f"search.{what}": n for what, n in hold.search.items()}).items()}

@@ -5,6 +5,7 @@ from typing import Any, ClassVar, assert_never
 
 import msgspec
 
+from processors.exceptions import day
 from processors.grounds import told_of
 from processors.kernel import (
     Alarm,
@@ -21,6 +22,7 @@ from processors.kernel import (
     View,
     Wake,
 )  # fmt: skip
+from processors.marks import ENDS, end_mark, mark_of, marks_of, prolong, set_mark, wake_mark
 from processors.order_media import late_order
 from processors.parking import Parked, park, send_on, unpark
 from processors.roster import MediaMark, Roster, RosterParty, check, drop, hold, silence, tell
@@ -92,10 +94,10 @@ class KeepRoster:
             yield from silence(roster, event)
             return
         if isinstance(event, Hold):
-            yield from hold(roster, event)
+            yield from hold(roster, event, at.law(at.controller), day(at.receipt_ms))
             return
         if isinstance(event, MediaCheck):
-            yield from check(roster, event)
+            yield from check(roster, event, at.law(at.controller), day(at.receipt_ms))
             return
         if isinstance(event, MediaMarked):
             yield Put(MediaMark(event.state), (event.recording_id,))
@@ -120,6 +122,10 @@ class KeepRoster:
         """Send on what waited, give it up, or forget which events were seen."""
         if alarm.name == FORGET:
             yield from self._forget(view, now.now_ms)
+            return
+        if alarm.name.startswith(ENDS):
+            ended = view.get(Roster) or Roster("")
+            yield from wake_mark(ended, _case(view.owner), alarm.name.removeprefix(ENDS), now)
             return
         started = (view.get(Roster) or Roster("")).started_ms is not None
         yield from send_on(view, alarm.name, now.now_ms, started=started)
@@ -194,7 +200,7 @@ class KeepRoster:
             direction=roster.direction, started_ms=roster.started_ms, others=tuple(others), jurisdiction=party.jurisdiction,
             time_zone=party.time_zone, campaign=roster.campaign, queue=roster.queue, brand=roster.brand,
             purposes=tuple(roster.purposes), lawful_basis=roster.basis, holds=tuple(roster.holds),
-            terms=told_of(roster.holds, roster.terms), **secret,  # type: ignore[arg-type]
+            terms=told_of(roster.holds, roster.terms), ceilings=tuple(roster.ceilings), **secret,  # type: ignore[arg-type]
         ))  # fmt: skip
         if roster.ended_ms is not None:
             ended = ItemEnded(conversation_id=conversation_id, ended_ms=roster.ended_ms, disposition=roster.disposition)
@@ -212,9 +218,11 @@ class KeepRoster:
                 return
             case CallEnded():
                 ended_ms, told = max(at.effective_ms, roster.ended_ms or 0), event.disposition or roster.disposition
-                yield Put(msgspec.structs.replace(roster, ended_ms=ended_ms, disposition=told))
+                roster = msgspec.structs.replace(roster, ended_ms=ended_ms, disposition=told)
+                yield Put(roster)
                 ended = ItemEnded(conversation_id=conversation_id, ended_ms=at.effective_ms, disposition=event.disposition)
                 yield from tell(roster, ended, employees=True)
+                yield from prolong(roster, conversation_id, at)
             case CallRecording():
                 mark = view.get(MediaMark, event.recording_id)
                 gone = mark is not None and mark.state == "deleted"  # its address would lead nowhere
@@ -236,7 +244,11 @@ class KeepRoster:
                 yield from self._lines(roster, at, [self._line(roster, at, event.author, "note", event.note)])
             case CallTagged() if at.envelope.type == "call.untagged":
                 yield from tell(roster, ItemUntagged(conversation_id=conversation_id, tag=event.tag))
+                for name in marks_of(event.tag, event.value, roster.marks):
+                    roster = yield from end_mark(roster, conversation_id, name, at)
             case CallTagged():
+                if (named := mark_of(event.tag, event.value)) is not None:
+                    yield from set_mark(roster, conversation_id, named, event.value, at)
                 text = " ".join(t for t in (event.value, event.comment) if t)
                 yield from self._lines(roster, at, [self._line(roster, at, None, "tag", text, tag=event.tag)])
             case _:
@@ -269,5 +281,9 @@ class KeepRoster:
 
 
 def _conversation(at: Receipt) -> str:
+    return _case(at.owner)
+
+
+def _case(owner: str) -> str:
     """The conversation this case is about: the last part of its key."""
-    return str(msgspec.json.decode(at.owner)[2])
+    return str(msgspec.json.decode(owner)[2])

@@ -262,6 +262,20 @@ class Porter(Protocol):
         ...
 
 
+@runtime_checkable
+class Reviewer(Protocol):
+    """A processor whose alarms rest on settings and law as well. When these change, its owners are looked at again, bit by bit.
+
+    Whoever has an alarm of it is woken with the name `REVIEW`.
+    """
+
+    REVIEW: ClassVar[str]
+
+    def basis(self, settings: ControllerState, at: Context, now_ms: int) -> str:
+        """What alarms of this controller's owners rest on now, as a short text: another text, another basis."""
+        ...
+
+
 class Incurious:
     """A processor whose reads are not worth a hint."""
 

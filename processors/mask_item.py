@@ -8,7 +8,9 @@ from typing import Any, ClassVar, assert_never
 
 import msgspec
 
+from law.book import Book
 from processors.erase_subject import STEP
+from processors.exceptions import Plea
 from processors.fields import EVERYTHING, masks
 from processors.grounds import ITEMS_TOLD_MAX, OTHER, facts_of
 from processors.item import (
@@ -19,8 +21,6 @@ from processors.item import (
     Pointer,
     destroy_item,
     forget_nonce,
-    is_held,
-    kept_item,
     media_orders,
     order_recordings,
     publish_soon,
@@ -29,6 +29,7 @@ from processors.item import (
 )
 from processors.kernel import Alarm, Audit, Delete, Effect, Emit, Incurious, Instant, Put, Receipt, Remove, State, View, Wake
 from processors.notices import notice_of, order_id_of
+from processors.weighing import kept_against, overrule
 from schemas.base import Record
 from schemas.routed import EraseReport, HeldItem, Hold, ItemErased, MaskOrder, PartySilenced
 
@@ -62,6 +63,8 @@ class Masking(State):
     media: list[str] = []
     unfinished: bool = True
     told: tuple[HeldItem, ...] = ()  # what the last report said is held: nothing is reported twice
+    regime: str = ""  # by which law it is asked for, and on which ground of Art. 17(1)
+    ground: str = ""
 
 
 class MaskItem(Incurious):
@@ -82,7 +85,7 @@ class MaskItem(Incurious):
             case MaskOrder():
                 yield from self._begin(view, event, at)
             case ItemErased():
-                yield from self._answered(view, event)
+                yield from self._answered(view, event, at)
             case Hold():
                 if any(True for _ in view.scan(Masking)):  # also for one that is placed again: it may end later
                     yield Wake(STEP, at.receipt_ms)
@@ -95,7 +98,7 @@ class MaskItem(Incurious):
             yield from sweep(view, alarm.name.removeprefix(SWEEP), now.now_ms)
             return
         for parts, masking in list(view.scan(Masking)):
-            yield from self._step(view, parts, masking, now.now_ms)
+            yield from self._step(view, parts, masking, now.law(masking.controller), now.now_ms)
 
     def _begin(self, view: View, event: MaskOrder, at: Receipt) -> Iterator[Effect]:
         place = (event.request_id, event.asker, event.conversation_ids[0] if event.asker else "")
@@ -105,25 +108,27 @@ class MaskItem(Incurious):
         yield Audit("erasure.masking", at.controller, facts)
         yield Put(Masking(
             at.controller, event.index, list(event.fields), sorted(event.conversation_ids), event.since_ms, event.until_ms,
-            event.before_ms, list(event.targets), event.acknowledge_by_ms,
+            event.before_ms, list(event.targets), event.acknowledge_by_ms, regime=event.regime, ground=event.ground,
         ), place)  # fmt: skip
         yield Wake(STEP, at.receipt_ms)
 
-    def _step(self, view: View, place: tuple[str, ...], masking: Masking, now_ms: int) -> Iterator[Effect]:
+    def _step(self, view: View, place: tuple[str, ...], masking: Masking, book: Book, now_ms: int) -> Iterator[Effect]:
         request_id, asker, _ = place
-        asked = Asked(request_id, masking.acknowledge_by_ms)
+        plea = Plea(masking.regime, masking.ground)
+        asked = Asked(request_id, masking.acknowledge_by_ms, plea)
         done: list[str] = []
         held: list[str] = []
         media: list[str] = []
         more = False
         for conversation_id, item in _items(view, masking):
-            if is_held(view, conversation_id):
+            if kept_against(view, conversation_id, plea, book, now_ms) is not None:
                 held.append(conversation_id)
             elif len(done) == ITEMS_PER_STEP:
                 more = True
                 break
             else:
                 done.append(conversation_id)
+                yield from overrule(view, item, conversation_id, asked, book, now_ms)
                 if EVERYTHING in masking.fields or "media" in masking.fields:
                     media += media_orders(view, item, conversation_id)
                 if EVERYTHING in masking.fields:
@@ -134,7 +139,8 @@ class MaskItem(Incurious):
         for conversation_id, pointer in pointers[:POINTERS_PER_STEP]:
             yield Emit("subject.events", (pointer.home,), MaskOrder(
                 request_id=request_id, index=masking.index, fields=tuple(masking.fields), conversation_ids=(conversation_id,),
-                before_ms=masking.before_ms, acknowledge_by_ms=masking.acknowledge_by_ms, asker=view.owner,
+                before_ms=masking.before_ms, acknowledge_by_ms=masking.acknowledge_by_ms, asker=view.owner, regime=plea.regime,
+                ground=plea.ground,
             ))  # fmt: skip
         more = more or len(pointers) > POINTERS_PER_STEP
         asking = [conversation_id for conversation_id, _ in pointers[:POINTERS_PER_STEP]]
@@ -149,13 +155,14 @@ class MaskItem(Incurious):
         if more:
             yield Wake(STEP, now_ms)
         else:
-            yield from self._report(view, place, masking)
+            yield from self._report(view, place, masking, book, now_ms)
 
-    def _report(self, view: View, place: tuple[str, ...], masking: Masking) -> Iterator[Effect]:
+    def _report(self, view: View, place: tuple[str, ...], masking: Masking, book: Book, now_ms: int) -> Iterator[Effect]:
         if masking.awaiting or masking.unfinished:
             return
         request_id, asker, conversation_id = place
-        here = [item for name in masking.held if (item := kept_item(view, name)) is not None]
+        plea = Plea(masking.regime, masking.ground)
+        here = [item for name in masking.held if (item := kept_against(view, name, plea, book, now_ms)) is not None]
         if len(here) < len(masking.held):
             return  # a release has armed the next step, which reports
         kept = [*here, *masking.held_at_homes.values()]
@@ -182,7 +189,7 @@ class MaskItem(Incurious):
         yield Delete(Masking, place)
         yield from forget_nonce(view)
 
-    def _answered(self, view: View, event: ItemErased) -> Iterator[Effect]:
+    def _answered(self, view: View, event: ItemErased, at: Receipt) -> Iterator[Effect]:
         place = (event.request_id, "", "")
         masking = view.get(Masking, *place)
         if masking is None:
@@ -198,7 +205,7 @@ class MaskItem(Incurious):
             yield _notice(event.home, event.request_id, masking, (event.conversation_id,))
             masking = msgspec.structs.replace(masking, noticed=True)
         yield Put(masking, place)
-        yield from self._report(view, place, masking)
+        yield from self._report(view, place, masking, at.law(masking.controller), at.receipt_ms)
 
 
 def _mask(

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, assert_never
 
 import msgspec
 
+from processors.exceptions import UNLAWFUL
 from processors.grounds import facts_of
 from processors.kernel import (
     Alarm,
@@ -59,6 +60,8 @@ class MediaTask(State):
     askers: list[str] = []  # homes that remember the order until it is answered
     sent: bool = False  # nobody was held: it stands on `media.orders`
     kept: HeldItem | None = None  # by holds; nothing is ordered before their release
+    regime: str = ""  # by which law it is asked for, and on which ground of Art. 17(1); "" where no request asks
+    ground: str = ""
 
 
 def case_of(controller: str, conversation_id: str, recording_id: str) -> str:
@@ -123,13 +126,19 @@ class OrderMedia(Incurious):
                 yield from _tell(view, old, waiting, askers)
             else:
                 requests, homes = sorted({*old.requests, *waiting}), sorted({*old.askers, *askers})
-                yield Put(msgspec.structs.replace(old, requests=requests, askers=homes))
+                task = msgspec.structs.replace(old, requests=requests, askers=homes)
+                stronger = event.ground != old.ground if event.ground == UNLAWFUL else event.regime and not old.regime
+                if stronger:
+                    task = msgspec.structs.replace(task, regime=event.regime, ground=event.ground)
+                yield Put(task)
                 if old.kept is not None:
                     yield from _held(view, old, [r for r in waiting if r not in old.requests])
+                if stronger and not old.sent:
+                    yield from self._ask(view, task, at.receipt_ms)
             return
         task = MediaTask(
             at.controller, event.conversation_id, event.recording_id, event.cause, event.acknowledge_by_ms, waiting, event.uri,
-            round=old.round + 1 if old is not None else 0, askers=askers,
+            round=old.round + 1 if old is not None else 0, askers=askers, regime=event.regime, ground=event.ground,
         )  # fmt: skip
         yield Mint(ADDRESS, at.controller)
         yield Put(task, (), scope=ADDRESS)
@@ -137,7 +146,9 @@ class OrderMedia(Incurious):
 
     def _ask(self, view: View, task: MediaTask, now_ms: int) -> Iterator[Effect]:
         """Whether anybody who was on the conversation is held: its roster knows whom to ask."""
-        check = MediaCheck(conversation_id=task.conversation_id, order_id=_order_id(view, task))
+        check = MediaCheck(
+            conversation_id=task.conversation_id, order_id=_order_id(view, task), regime=task.regime, ground=task.ground,
+        )  # fmt: skip
         yield Emit("case.events", ("conversation", task.controller, task.conversation_id), check)
         yield Wake(REPEAT, now_ms + ASK_AGAIN_MS)
 

@@ -1,12 +1,14 @@
 """Keeps what was said and done on a conversation, sealed under a key of its own, and publishes the protected view."""
 
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from typing import Any, ClassVar, assert_never
 
 import msgspec
 
 from processors.fence import Fence, fenced_off, refuses
 from processors.item import (
+    EXPIRE,
     PUBLISH,
     Item,
     ItemLine,
@@ -15,6 +17,7 @@ from processors.item import (
     MediaOwed,
     Pointer,
     Redacted,
+    Tagged,
     Unpublished,
     Untagged,
     is_held,
@@ -82,7 +85,7 @@ class ProtectItem:
     name = "protect_item"
     READS: ClassVar[tuple[type[Record], ...]] = READS
     STATE: ClassVar[tuple[type[State], ...]] = (
-        Item, ItemLine, ItemMedia, MediaOwed, Pointer, Redacted, Unpublished, Untagged,
+        Item, ItemLine, ItemMedia, MediaOwed, Pointer, Redacted, Tagged, Unpublished, Untagged,
     )  # fmt: skip
 
     def fold(self, view: View, event: Any, at: Receipt) -> Iterator[Effect]:
@@ -186,6 +189,7 @@ class ProtectItem:
             yield Refuse("too-many-lines", "segments")
             return
         redacted, masked = view.get(Redacted, conversation_id), view.get(Masked, conversation_id)
+        tags: set[str] = set()
         for n, line in enumerate(event.lines):
             untagged = view.get(Untagged, conversation_id, line.tag) if line.tag else None
             if untagged is not None and at.effective_ms <= untagged.at_ms:
@@ -195,6 +199,9 @@ class ProtectItem:
                 text = CONTENT if masked is not None and "content" in masked.groups else line.text
                 record = ItemLine(line.party, line.employee, line.kind, text, line.offset_ms, line.tag)
                 yield Put(record, key, scope=conversation_id)
+                if line.kind == "tag" and line.tag:
+                    tags.add(line.tag)
+        yield from _note_tags(view, conversation_id, tags, frozenset(), at)
         yield from publish_soon(view, conversation_id, at.receipt_ms)
 
     def _recording(self, view: View, event: ItemRecording, at: Receipt) -> Iterator[Effect]:
@@ -247,7 +254,8 @@ class ProtectItem:
         if item is None:
             return
         old = view.get(Redacted, conversation_id)
-        held = is_held(view, conversation_id)
+        # Where an erasure went through, no mark stood against it, so none keeps these lines in another's copy either.
+        held = is_held(view, conversation_id, marks=False)
         parties, alone = {*(old.parties if old else ())}, {*(old.alone if old else ())}
         (alone if event.alone else parties).add(event.party)
         redacted = Redacted(sorted(parties), held, sorted(alone))
@@ -276,7 +284,7 @@ class ProtectItem:
         if item is None:
             return
         redacted = view.get(Redacted, conversation_id)
-        if redacted is not None and redacted.pending and not is_held(view, conversation_id):
+        if redacted is not None and redacted.pending and not is_held(view, conversation_id, marks=False):
             yield Put(msgspec.structs.replace(redacted, pending=False), (conversation_id,))
             yield from self._drop_lines(view, item, conversation_id, redacted, now_ms)
         yield from publish_soon(view, conversation_id, now_ms)
@@ -293,6 +301,21 @@ class ProtectItem:
             if line.tag == event.tag and int(parts[1].partition("-")[0]) <= at.effective_ms:
                 yield Delete(ItemLine, parts)
                 yield from publish_soon(view, event.conversation_id, at.receipt_ms)
+        left = {line.tag for _, line in view.scan(ItemLine, event.conversation_id) if line.tag == event.tag}
+        yield from _note_tags(view, event.conversation_id, frozenset(), {event.tag} - left, at)
+
+
+def _note_tags(
+    view: View, conversation_id: str, added: AbstractSet[str], gone: AbstractSet[str], at: Receipt
+) -> Iterator[Effect]:  # fmt: skip
+    """Keep which tags the conversation has, and have its retention planned anew when that changed."""
+    if not added and not gone:
+        return
+    old = view.get(Tagged, conversation_id) or Tagged()
+    tags = sorted(({*old.tags} | added) - gone)
+    if tags != old.tags:
+        yield Put(Tagged(tags), (conversation_id,))
+        yield Wake(EXPIRE + conversation_id, at.receipt_ms, of="enforce_retention")
 
 
 def _nobody(view: View, conversation_id: str, at: Receipt) -> Iterator[Effect]:

@@ -4,6 +4,7 @@ from processors.admit_event import AdmitEvent
 from processors.configure_controller import ConfigureController
 from processors.enforce_retention import EnforceRetention
 from processors.erase_subject import EraseSubject
+from processors.heed_objection import HeedObjection
 from processors.hold_media import HoldMedia
 from processors.keep_consent import KeepConsent
 from processors.keep_hold import KeepHold
@@ -21,6 +22,7 @@ def processors() -> dict[str, Processor]:
     """A fresh instance of each processor; `decide_use` is a pure function and is none of them."""
     every: list[Processor] = [
         AdmitEvent(), LinkIdentity(), KeepConsent(), ProtectItem(), EnforceRetention(), EraseSubject(), MaskItem(), HoldMedia(),
+        HeedObjection(),
         KeepRoster(), OrderMedia(), RunRequest(), KeepHold(), RunBreach(), ConfigureController(),
     ]  # fmt: skip
     return {p.name: p for p in every}

@@ -70,6 +70,8 @@ class RequestCase(State):
     law: str = ""  # the pack, with its version, whose clock it runs by
     pauses: list[tuple[int, int]] = []  # when the clock stood still
     confirm_ms: int | None = None  # by when its receipt must be confirmed, where the regime asks for that
+    plea: str = ""  # the ground of Art. 17(1) that it rests on, where one was given
+    exempt: list[str] = []  # the grounds of holds that are on record with the rule of each
 
 
 def open_targets(case: RequestCase) -> dict[str, int]:

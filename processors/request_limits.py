@@ -29,10 +29,14 @@ def order_of(case: RequestCase, index: int, targets: tuple[str, ...], by_ms: int
     """The order for the identifier at `index`: to be forgotten, or to lose what the request is limited to."""
     limits = case.limits
     if limits is None:
-        return EraseOrder(request_id=case.request_id, index=index, targets=targets, acknowledge_by_ms=by_ms)
+        return EraseOrder(
+            request_id=case.request_id, index=index, targets=targets, acknowledge_by_ms=by_ms, regime=case.regime,
+            ground=case.plea,
+        )  # fmt: skip
     return MaskOrder(
         request_id=case.request_id, index=index, fields=tuple(limits.fields), conversation_ids=tuple(limits.conversation_ids),
         since_ms=limits.since_ms, until_ms=limits.until_ms, before_ms=now_ms, targets=targets, acknowledge_by_ms=by_ms,
+        regime=case.regime, ground=case.plea,
     )  # fmt: skip
 
 

@@ -1,14 +1,18 @@
 """A conversation's parties, by reference only, and what a roster does when it is told that somebody is gone, silenced or held."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from datetime import date
 from typing import ClassVar
 
 import msgspec
 
+from law.book import Book
+from processors.exceptions import INTERESTS, TAG, Plea, of_a_recording, weigh
 from processors.grounds import held_item, told_of, with_terms
 from processors.hold_media import ask_next, kept_back
 from processors.kernel import Delete, Effect, Emit, Put, State
 from schemas.routed import (
+    HeldItem,
     Hold,
     HoldTerms,
     ItemRedacted,
@@ -52,6 +56,9 @@ class Roster(State):
     disposition: str | None = None
     terms: dict[str, tuple[str, int | None]] = {}  # of `holds`: ground, until
     checks: list[str] = []  # orders for recordings that these holds keep back
+    marks: dict[str, tuple[int, bool]] = {}  # compliance tag → the effective time of the last word on it, whether it is set
+    ceilings: list[str] = []  # marks under which the conversation must go, whatever holds it
+    pleas: dict[str, tuple[str, str]] = {}  # of `checks`: by which law, on which ground
 
 
 class MediaMark(State):
@@ -109,27 +116,62 @@ def silence(roster: Roster, event: PartySilenced) -> Iterator[Effect]:
     yield from tell(others, redacted)
 
 
-def hold(roster: Roster, event: Hold) -> Iterator[Effect]:
-    """A hold on the conversation begins, changes or ends; its end asks again about the recordings that it kept."""
-    holds = {*roster.holds, event.hold_id} if event.placed else {*roster.holds} - {event.hold_id}
-    terms = {hold_id: told for hold_id, told in roster.terms.items() if hold_id in holds}
-    if event.placed:
-        terms = with_terms(terms, [HoldTerms(hold_id=event.hold_id, ground=event.ground, until_ms=event.until_ms)])
-    checks = roster.checks
-    roster = msgspec.structs.replace(roster, holds=sorted(holds), terms=terms, checks=checks if holds else [])
+def hold(roster: Roster, event: Hold, book: Book, on: date) -> Generator[Effect, None, Roster]:
+    """A hold on the conversation, or a mark, begins, changes or ends: asks again about the recordings that were kept."""
+    if event.ceiling:
+        name = event.hold_id.removeprefix(TAG)
+        above = {*roster.ceilings, name} if event.placed else {*roster.ceilings} - {name}
+        roster = msgspec.structs.replace(roster, ceilings=sorted(above))
+    else:
+        holds = {*roster.holds, event.hold_id} if event.placed else {*roster.holds} - {event.hold_id}
+        terms = {hold_id: told for hold_id, told in roster.terms.items() if hold_id in holds}
+        if event.placed:
+            terms = with_terms(terms, [HoldTerms(hold_id=event.hold_id, ground=event.ground, until_ms=event.until_ms)])
+        roster = msgspec.structs.replace(roster, holds=sorted(holds), terms=terms)
+    asked = [_asked(roster, event.conversation_id or "", order_id) for order_id in roster.checks]
+    answers = {question.order_id: _answer(roster, question, book, on) for question in asked}
+    for question in asked:
+        roster = _noted(roster, question, answers[question.order_id])
     yield Put(roster)
     yield from tell(roster, event, employees=True)
-    for order_id in checks:  # its homes have been told of the release before they are asked
-        yield from check(roster, MediaCheck(conversation_id=event.conversation_id or "", order_id=order_id))
+    if event.hold_id == TAG + INTERESTS:  # an objection by a further identifier is known there, not at the home
+        for ref in dict.fromkeys(ref for party in roster.parties for ref in party.refs[1:]):
+            yield Emit("subject.events", (ref,), event)
+    for question in asked:  # its homes have been told of the release before they are asked
+        yield from _pass_on(roster, question, answers[question.order_id])
+    return roster
 
 
-def check(roster: Roster, event: MediaCheck) -> Iterator[Effect]:
+def check(roster: Roster, event: MediaCheck, book: Book, on: date) -> Iterator[Effect]:
     """Whether a recording may go: a hold on the conversation keeps it, or one on anybody who was there."""
-    kept = held_item(event.conversation_id, told_of(roster.holds, roster.terms))
-    if kept is None:
-        homes = dict.fromkeys(party.refs[0] for party in roster.parties if party.refs)
-        yield ask_next(msgspec.structs.replace(event, left=tuple(homes)))
-        return
-    yield kept_back(event.order_id, kept)
-    if event.order_id not in roster.checks:
-        yield Put(msgspec.structs.replace(roster, checks=[*roster.checks, event.order_id]))
+    kept = _answer(roster, event, book, on)
+    yield from _pass_on(roster, event, kept)
+    noted = _noted(roster, event, kept)
+    if noted != roster:
+        yield Put(noted)
+
+
+def _asked(roster: Roster, conversation_id: str, order_id: str) -> MediaCheck:
+    regime, ground = roster.pleas.get(order_id, ("", ""))
+    return MediaCheck(conversation_id=conversation_id, order_id=order_id, regime=regime, ground=ground)
+
+
+def _answer(roster: Roster, event: MediaCheck, book: Book, on: date) -> HeldItem | None:
+    plea = Plea(event.regime, event.ground)
+    told = of_a_recording(told_of(roster.holds, roster.terms), plea)
+    return held_item(event.conversation_id, weigh(told, roster.ceilings, plea, book, on).standing)
+
+
+def _pass_on(roster: Roster, event: MediaCheck, kept: HeldItem | None) -> Iterator[Effect]:
+    homes = dict.fromkeys(party.refs[0] for party in roster.parties if party.refs)
+    yield ask_next(msgspec.structs.replace(event, left=tuple(homes))) if kept is None else kept_back(event.order_id, kept)
+
+
+def _noted(roster: Roster, event: MediaCheck, kept: HeldItem | None) -> Roster:
+    """The roster with the question that it keeps for a release, and by which law it was asked."""
+    checks = [order_id for order_id in roster.checks if order_id != event.order_id or kept is not None]
+    pleas = {order_id: plea for order_id, plea in roster.pleas.items() if order_id != event.order_id}
+    if kept is not None:
+        checks += [] if event.order_id in checks else [event.order_id]
+        pleas |= {event.order_id: (event.regime, event.ground)} if event.regime else {}
+    return msgspec.structs.replace(roster, checks=checks, pleas=pleas)

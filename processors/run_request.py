@@ -26,6 +26,7 @@ from processors.kernel import (
 )
 from processors.request_case import DEADLINES, RequestCase, deadline_of, orders_of, status_of, warn, with_media, with_report
 from processors.request_clock import Clock, clock_of, place_of
+from processors.request_grounds import exempted, right_of
 from processors.request_limits import facts_of, fields_of, limits_of, order_of
 from processors.terms import DAY_MS
 from schemas.base import Record
@@ -83,12 +84,12 @@ class RunRequest(Incurious):
                     yield from self._follow(event, at)
             case EraseReport():
                 if case is not None and not case.reports.get(event.index, (0, 0, False))[2]:  # what is final stays
-                    case = with_report(case, event)
+                    case = yield from exempted(with_report(case, event), at)
                     yield deadline_of(case, at.receipt_ms)
                     yield from self._settle(case, at.receipt_ms)
             case MediaAnswered():
                 if case is not None and case.closed_ms is None:
-                    case = with_media(case, event)
+                    case = yield from exempted(with_media(case, event), at)
                     yield deadline_of(case, at.receipt_ms)
                     yield from self._settle(case, at.receipt_ms)
             case ErasureAcknowledged():
@@ -122,13 +123,14 @@ class RunRequest(Incurious):
         case = RequestCase(
             event.request_id, at.controller, event.right, event.regime, "identity_pending", at.receipt_ms, due, refs,
             msgspec.json.encode(told).decode(), limits=limits, place=clock.place, law=clock.law, confirm_ms=confirm,
+            plea=event.ground or "",
         )  # fmt: skip
         yield Mint(CLAIMS, at.controller)
         yield Put(case, (), scope=CLAIMS)
         yield Wake(OVERDUE, due)
         yield Audit("request.opened", at.controller, {"right": event.right, "regime": event.regime, "due_ms": str(due),
                     "received_via": event.received_via, "request": event.request_id, "rule": clock.row.rule, "place": clock.place}
-                    | ({} if confirm is None else {"confirm_by_ms": str(confirm)}) | facts_of(limits),
+                    | ({} if confirm is None else {"confirm_by_ms": str(confirm)}) | right_of(event, at) | facts_of(limits),
                     named=False, law=clock.law)  # fmt: skip
         yield status_of(view.get(RequestCase) or case)
 
@@ -206,7 +208,7 @@ class RunRequest(Incurious):
         case = RequestCase(
             event.request_id, at.controller, "erasure", event.regime, "in_progress", at.receipt_ms, due, list(event.refs),
             verified_by=event.verified_by, approved_by=event.approved_by, erased=list(event.erased),
-            place=clock.place, law=clock.law,
+            place=clock.place, law=clock.law, plea=event.ground,
         )  # fmt: skip
         yield Wake(OVERDUE, due)
         facts = {"right": "erasure", "regime": event.regime, "due_ms": str(due), "received_via": "follow-on"}
@@ -352,7 +354,7 @@ def _open_follow_ons(case: RequestCase, event: LinksFound) -> Iterator[Effect]:
         request_id = f"{case.request_id}+{sha256(peer.encode()).hexdigest()[:8]}"
         yield Emit("case.events", ("request", request_id), FollowOn(
             request_id=request_id, parent=case.request_id, regime=case.regime, refs=(peer,), erased=(event.ref,),
-            verified_by=case.verified_by, approved_by=case.approved_by,
+            verified_by=case.verified_by, approved_by=case.approved_by, ground=case.plea,
         ))  # fmt: skip
 
 

@@ -17,6 +17,8 @@ Right = Literal[
     "withdraw_consent", "know", "know_categories", "correct", "opt_out_sale", "limit_sensitive", "opt_in_sale",
 ]  # fmt: skip
 Regime = Literal["gdpr", "uk_gdpr", "ccpa"]
+# GDPR Art. 17(1)(a)-(f), in this order: on which of them an erasure is asked for, where the controller has established it.
+ErasureGround = Literal["no_longer_needed", "consent_withdrawn", "objection", "unlawful", "legal_obligation", "child"]
 SuppressionList = Literal["company_dnc", "national_dnc", "objection", "gpc"]
 Risk = Literal["unlikely", "risk", "high"]
 
@@ -217,6 +219,7 @@ class RequestOpened(EventData, frozen=True, kw_only=True):
     agent: RequestAgent | None = None
     scope: RequestScope | None = None
     correction: Annotated[dict[str, Text], personal("user")] | None = None
+    ground: ErasureGround | None = None  # of an erasure, as the controller found it; the person need not name any
 
 
 class RequestStep(EventData, frozen=True, kw_only=True):
@@ -293,6 +296,14 @@ class Scope(Record, frozen=True, kw_only=True):
     topics: Names = ()
 
 
+class HoldSearch(Record, frozen=True, kw_only=True):
+    """What a hold's conversations were found by, as counts: the search itself names people and is kept nowhere."""
+
+    identifiers: Annotated[int, Meta(ge=0)] = 0
+    conversation_ids: Annotated[int, Meta(ge=0)] = 0
+    found: Annotated[int, Meta(ge=0)] = 0  # conversations
+
+
 class HoldPlaced(EventData, frozen=True, kw_only=True):
     """A legal hold: what it covers is neither erased nor expired until its release."""
 
@@ -304,6 +315,7 @@ class HoldPlaced(EventData, frozen=True, kw_only=True):
     authority: Name | None = None
     until: Moment | None = None
     actor: Actor = ""
+    search: HoldSearch | None = None  # where its scope was found by a search
 
 
 class HoldReleased(EventData, frozen=True, kw_only=True):
@@ -378,7 +390,10 @@ class RetentionSelector(Record, frozen=True, kw_only=True):
 
 
 class RetentionPolicySet(EventData, frozen=True, kw_only=True, rename={"since": "from"}):
-    """A retention policy."""
+    """A retention policy, from a time on. `keep_for` and `ceiling` are ISO 8601 durations (`P24M`); `until` ends it.
+
+    With a `ground`, a duty to keep, `keep_for` is how long an item must stay; without, when it goes. `ceiling` is the latter.
+    """
 
     SCHEMA: ClassVar[str] = "RetentionPolicySet"
     TYPES: ClassVar[tuple[str, ...]] = ("retention.policy_set",)
@@ -388,6 +403,7 @@ class RetentionPolicySet(EventData, frozen=True, kw_only=True, rename={"since": 
     since: Moment
     ground: Name | None = None
     ceiling: Name | None = None
+    until: Moment | None = None
 
 
 class BreachEvent(EventData, frozen=True, kw_only=True):

@@ -78,6 +78,7 @@ class ItemOpened(Routed, frozen=True, kw_only=True):
     metadata: Annotated[dict[str, str], personal("user.behavior")] = {}
     holds: tuple[str, ...] = ()  # legal holds on the conversation that were placed before this party came
     terms: tuple[HoldTerms, ...] = ()  # of these holds
+    ceilings: tuple[str, ...] = ()  # marks on the conversation under which it must go, whatever holds it
 
 
 class ItemPointed(Routed, frozen=True, kw_only=True):
@@ -152,6 +153,8 @@ class ItemErase(Routed, frozen=True, kw_only=True):
     request_id: str
     asker: Ref  # the dossier that waits for the answer; "" when nobody does
     acknowledge_by_ms: int = 0
+    regime: str = ""  # as in `EraseOrder`
+    ground: str = ""
 
 
 class ItemErased(Routed, frozen=True, kw_only=True):
@@ -191,7 +194,11 @@ class PartySilenced(Routed, frozen=True, kw_only=True):
 
 
 class Hold(Routed, frozen=True, kw_only=True):
-    """A hold → dossiers or conversations: you are held. `conversation_id` None: the whole person. Told again, it ends later."""
+    """A hold → dossiers or conversations: you are held. `conversation_id` None: the whole person. Told again, it ends later.
+
+    A compliance tag that keeps a conversation is told as a hold, `tag:MARK` (`processors/marks.py`). `ceiling`: the opposite, a
+    tag under which the conversation must go, whatever holds it.
+    """
 
     SCHEMA: ClassVar[str] = "Hold"
     hold_id: str
@@ -199,6 +206,7 @@ class Hold(Routed, frozen=True, kw_only=True):
     conversation_id: str | None = None
     ground: str = ""  # a code
     until_ms: int | None = None  # None: until it is released
+    ceiling: bool = False
 
 
 class LinkTold(Routed, frozen=True, kw_only=True):
@@ -248,6 +256,8 @@ class MediaErase(Routed, frozen=True, kw_only=True):
     request_id: str = ""
     uri: Annotated[str, personal("user.unique_id")] | None = None
     asker: Ref = ""
+    regime: str = ""  # as in `EraseOrder`; "" where no request asks
+    ground: str = ""
 
 
 class MediaCheck(Routed, frozen=True, kw_only=True):
@@ -260,6 +270,8 @@ class MediaCheck(Routed, frozen=True, kw_only=True):
     conversation_id: str
     order_id: str
     left: tuple[Ref, ...] = ()  # homes to be asked after this one
+    regime: str = ""  # as in `EraseOrder`; "" where no request asks
+    ground: str = ""
 
 
 class MediaChecked(Routed, frozen=True, kw_only=True):
@@ -308,16 +320,22 @@ class FollowOn(Routed, frozen=True, kw_only=True):
     erased: tuple[Ref, ...]  # by the parent: who comes back under these is not asked for
     verified_by: str
     approved_by: str
+    ground: str = ""  # of Art. 17(1), as the parent's
 
 
 class EraseOrder(Routed, frozen=True, kw_only=True):
-    """A verified request → an identifier: be forgotten. `index` is the identifier's place in the request."""
+    """A verified request → an identifier: be forgotten. `index` is the identifier's place in the request.
+
+    `regime` and `ground` say by which law it asks, and on which ground of Art. 17(1): what holds against that is the law packs'.
+    """
 
     SCHEMA: ClassVar[str] = "EraseOrder"
     request_id: str
     index: int
     targets: tuple[str, ...] = ()
     acknowledge_by_ms: int = 0
+    regime: str = ""
+    ground: str = ""
 
 
 class MaskOrder(Routed, frozen=True, kw_only=True):
@@ -338,6 +356,8 @@ class MaskOrder(Routed, frozen=True, kw_only=True):
     targets: tuple[str, ...] = ()
     acknowledge_by_ms: int = 0
     asker: Ref = ""
+    regime: str = ""  # as in `EraseOrder`
+    ground: str = ""
 
 
 class EraseReport(Routed, frozen=True, kw_only=True):

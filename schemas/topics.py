@@ -6,7 +6,7 @@ A field annotated `sealed` holds a sealed token (`engine/sealing.py`), never tex
 from typing import Annotated, ClassVar, Literal
 
 from schemas.base import Record, sealed
-from schemas.events import RecordingDuty, Target
+from schemas.events import RecordingDuty, RetentionSelector, Target
 from schemas.routed import HeldItem, Ref
 
 ConsentStatus = Literal["given", "refused", "withdrawn", "renewed", "expired", "unknown"]
@@ -15,6 +15,23 @@ RequestState = Literal[
     "received", "identity_pending", "in_progress", "paused", "extended", "fulfilled", "partially_fulfilled", "refused",
     "withdrawn", "expired", "duplicate_of",
 ]  # fmt: skip
+
+
+class RetentionPolicy(Record, frozen=True, kw_only=True):
+    """One version of a policy of `retention.policy_set`: it holds from `since_ms` until `until_ms`, or the next version.
+
+    `set_ms` and `event_id` are those of the event, its effective time and the hash of its source and id.
+    """
+
+    policy_id: str
+    selector: RetentionSelector
+    keep_for: str
+    since_ms: int
+    set_ms: int
+    event_id: str
+    ground: str | None = None
+    ceiling: str | None = None
+    until_ms: int | None = None
 
 
 class ControllerState(Record, frozen=True, kw_only=True):
@@ -33,6 +50,7 @@ class ControllerState(Record, frozen=True, kw_only=True):
     law: dict[str, str] = {}  # pack → the version that `law.activated` chose; of every other pack the newest is in force
     national_dnc_as_of_ms: int | None = None
     recording_duty: tuple[RecordingDuty, ...] = ()
+    policies: tuple[RetentionPolicy, ...] = ()  # in force, or to come
 
 
 class ConsentState(Record, frozen=True, kw_only=True):
@@ -128,6 +146,8 @@ class ProtectedConversation(Record, frozen=True, kw_only=True):
     held: bool = False
     reviewable: bool = True
     anonymised: tuple[str, ...] = ()  # groups of fields that a partial erasure took: they open to their markers
+    restricted: bool = False  # its time is over, or its erasure is ordered: only what `kept_for` names may still use it
+    kept_for: tuple[str, ...] = ()  # purposes of the duties that keep it (grounds, where a duty names no purpose)
 
 
 class WrappedKey(Record, frozen=True, kw_only=True):

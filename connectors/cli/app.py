@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from connectors.cli import evidence, keys, people, topology, watch
+from connectors.cli import evidence, keys, people, retention, topology, watch
 from connectors.cli.gateway import add_gateway
 from connectors.cli.lag import add_lag
 from connectors.cli.law import law
@@ -67,7 +67,7 @@ add_diff(law)
 add_lag(app)
 for _name, _group in (
     ("consent", people.consent), ("subject", people.subject), ("request", people.request), ("hold", watch.hold),
-    ("erase", people.erase), ("breach", watch.breach), ("retention", evidence.retention), ("audit", evidence.audit),
+    ("erase", people.erase), ("breach", watch.breach), ("retention", retention.retention), ("audit", evidence.audit),
     ("quarantine", watch.quarantine), ("topology", topology.topology), ("token", watch.token), ("keys", keys.keys),
     ("law", law),
 ):  # fmt: skip

@@ -1,4 +1,4 @@
-"""Commands that prove and that end retention: audit, retention. They work on a running service, or on a stopped one's folder."""
+"""Commands that prove: audit. They work on a running service, or on a stopped one's folder."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +24,6 @@ from schemas.codec import decode_as
 from schemas.topics import AuditEntry
 
 audit = typer.Typer(no_args_is_help=True, help="The audit log, its checkpoints and proofs.")
-retention = typer.Typer(no_args_is_help=True, help="What retention has to destroy.")
 
 Receipt = Annotated[Path | None, typer.Argument(metavar="[RECEIPT]", help="A receipt, text or JSON, to be checked with --key.")]
 Proof = Annotated[Path | None, typer.Option("--proof", help="A proof file, to be checked with nothing but --key.")]
@@ -208,23 +207,3 @@ def audit_key(session: Session, data: Data = None) -> None:
         answer = session.door(data).get("/v1/audit/key")
         key = str(next((answer[name] for name in ("key", "vkey", "text") if name in answer), "")).strip()
     session.show({"key": key}, key)
-
-
-@command(retention, "run")
-def retention_run(
-    session: Session, data: Data = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Raw payloads past their retention.")] = False,
-) -> None:  # fmt: skip
-    """Destroy now what is past its retention, with the keys that nothing needs any more."""
-    if not raw:
-        raise BadUsage("say what: --raw is what can be run by hand; everything else goes by itself when it is due")
-    service = session.stopped(data) if data is not None else None
-    if service is None:
-        session.show(session.door(data).post("/v1/admin/retention/raw"))
-        return
-    try:
-        service.settle()  # only what every reader has folded may go
-        deleted = service.retain_raw(at_once=True)
-    finally:
-        service.stop()
-    session.show({"deleted": deleted})

@@ -19,7 +19,7 @@ from connectors.http.receipts import status_in
 from engine.evidence import LogDamaged, NotProvable, receipt_of
 from engine.receipts import Receipt, ReceiptInvalid, receipt_json
 from engine.service import Service
-from schemas.events import FIELD_GROUPS, METADATA_KEY, Regime, Right
+from schemas.events import FIELD_GROUPS, METADATA_KEY, ErasureGround, Regime, Right
 
 consent = typer.Typer(no_args_is_help=True, help="What people have allowed and refused.")
 subject = typer.Typer(no_args_is_help=True, help="What is known of a person; every look is audited.")
@@ -27,6 +27,7 @@ request = typer.Typer(no_args_is_help=True, help="Data-subject requests and thei
 erase = typer.Typer(no_args_is_help=True, help="How far erasures are, and the proof of them.")
 
 FIELDS = ", ".join([*FIELD_GROUPS, METADATA_KEY + "KEY", "*"])
+GROUNDS = ", ".join(get_args(ErasureGround))
 STATES = ("request_id", "state", "right", "regime", "controller", "due_ms", "identifiers", "targets")
 
 
@@ -146,6 +147,7 @@ def request_open(
     since: Annotated[str | None, typer.Option("--from", help="Only conversations from then on; ISO time.")] = None,
     until: Annotated[str | None, typer.Option("--to", help="Only conversations before then; ISO time.")] = None,
     field: Annotated[list[str] | None, typer.Option("--field", help=f"Only these: {FIELDS}; repeatable.")] = None,
+    ground: Annotated[str | None, typer.Option("--ground", help=f"Of an erasure, as you found it: {GROUNDS}.")] = None,
 ) -> None:  # fmt: skip
     """Open a data-subject request; its clock starts now. Without a limit it is about everything."""
     limits = {"conversation_ids": conversation, "from": since, "to": until, "fields": field}
@@ -153,6 +155,7 @@ def request_open(
     answer = session.door().post("/v1/requests", {
         "controller": controller, "right": right, "regime": regime, "identifiers": identifiers_of(identifier),
         "received_via": received_via, "verified_by": verified_by, "scope": scope or None,
+        "ground": ground,
     })  # fmt: skip
     session.show({"request_id": answer["request_id"]})
 

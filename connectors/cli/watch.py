@@ -43,8 +43,16 @@ def hold_place(
     hold_id: Annotated[str | None, typer.Option("--hold-id", help="Your own id; else one is made.")] = None,
     authority: Annotated[str | None, typer.Option("--authority")] = None,
     until: Annotated[str | None, typer.Option("--until", help="ISO time at which it ends by itself.")] = None,
+    search: Annotated[bool, typer.Option("--search", help="Hold all conversations found by these now.")] = False,
 ) -> None:  # fmt: skip
-    """Place a legal hold on conversations or on people."""
+    """Place a legal hold on conversations or on people; with --search, on all conversations that are found now."""
+    if search:
+        ask = {
+            "controller": controller, "search": scope_of(conversation, identifier), "ground": ground, "hold_id": hold_id,
+            "authority": authority, "until": until,
+        }  # fmt: skip
+        session.show(session.door().post("/v1/holds", {name: value for name, value in ask.items() if value is not None}))
+        return
     name = hold_id or f"hold_{uuid.uuid4().hex}"
     scope = scope_of(conversation, identifier)
     data = {"hold_id": name, "scope": scope, "ground": ground, "authority": authority, "until": until, "actor": ""}

@@ -21,6 +21,7 @@ from connectors.http.door import FAULTS, Door
 from connectors.http.marks import posted
 from connectors.http.places import places_of
 from connectors.http.problems import Problem
+from connectors.http.retention import KEPT_USES, is_restricted
 from engine.deployment import Look
 from law.reading import PackRefused
 from processors.decide_use import OF_THE_MOMENT, REASONS, Mark, PartyView, Use, UseName, decide_use
@@ -46,6 +47,7 @@ DoorReason = Literal[
     "not_ready",  # not everything that was there at the start is folded, or the engine has stopped
     "not_fresh",  # denials are under way for which there is no mark, or it may have been lost
     "not_recorded",  # the verdict could not be appended to `decisions`
+    "restricted",  # the conversation is kept for a duty only, and this is another purpose (GDPR Art. 18(2)); of what is kept
     "unreachable",  # the state cannot be read
     "law_unknown",  # the controller activated a version of a law pack that this process does not have
     "unusable_identifier",  # an identifier is none, so nobody knows whose permission to look at
@@ -125,6 +127,8 @@ def decide(door: Door, ask: Ask) -> Decided:
         law_pack = book.names
         asked = list(_asked(door, ask, settings, reasons))
         known = _known(door, ask, {ref for _, _, others, _ in asked for ref in others}, reasons)
+        if ask.use in KEPT_USES and ask.conversation_id and is_restricted(service, known, ask.conversation_id, ask.purpose):
+            reasons.add("restricted")
         beat_ms = min((one.beat_ms for one in known.values()), default=beat_ms)
         parties = [
             PartyView(

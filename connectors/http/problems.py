@@ -52,7 +52,7 @@ PROBLEMS: dict[str, ProblemType] = {
     **_types(
         409,
         name_taken=("Name taken", "Every token has a name of its own: it is the actor of what it sends."),
-        id_taken=("Id taken", "Another controller has a request or an incident of this id."),
+        id_taken=("Id taken", "Another controller has a request or an incident of this id, or a hold has it."),
         not_retryable=("Cannot be retried", "The entry is no event from outside, or cannot be read."),
     ),
     **_types(410, gone=("Gone", "Its key was destroyed.")),
@@ -77,7 +77,10 @@ PROBLEMS: dict[str, ProblemType] = {
         never_a_subject=("Nobody", "Every identifier is the controller's own, which is never a subject."),
         empty_scope=("A scope that limits nothing", "Name conversations, a period or fields; without a scope it is everything."),
         nothing_chosen=("No fields chosen", "Neither the request nor the controller's `sealed_fields` chooses any."),
+        not_a_period=("Not a period", "An ISO 8601 duration of one kind, such as P24M, P5Y or P90D; a hundred years at most."),
         unknown_law=("Unknown law pack", "The deployment has no such version; `consentinel law list` shows what it has."),
+        nothing_found=("Nothing found", "The search finds no conversation, so nothing would be held."),
+        reserved=("A reserved name", "Ids of holds that begin with `tag:` are those of compliance tags."),
         unusable=("Cannot be used", "The event is well formed but means nothing here."),
     ),
     **_types(

@@ -67,6 +67,7 @@ CALLS: dict[str, Call] = {
     "POST /v1/subjects/search": _call("analyst", "auditor", access="search"),
     "GET /v1/subjects/{subject_ref}": _call("analyst", "auditor", access="view"),  # to reveal takes REVEALERS
     "POST /v1/open": _call("analyst", access="reveal"),
+    "POST /v1/holds": _call("analyst", access="search"),
     "GET /v1/holds": _call(*_READERS, access="view"),
     "GET /v1/breaches": _call(*_READERS, access="view"),
     "GET /v1/quarantine": _call("operator", "auditor"),
@@ -74,6 +75,9 @@ CALLS: dict[str, Call] = {
     "GET /v1/schemas/{fingerprint}": _ANY,
     "GET /v1/lag": _call("operator", "auditor"),
     "POST /v1/admin/retention/raw": _call(),
+    "POST /v1/admin/retention/now": _call("operator"),
+    "GET /v1/retention/preview": _call(*_READERS, "operator", access="view"),
+    "POST /v1/retention/preview": _call(*_READERS, "operator", access="view"),
     "GET /v1/audit/report": _call("auditor", "operator"),
     "GET /v1/audit/checkpoints": _call("auditor", "operator"),
     "GET /v1/audit/proof": _call("auditor"),

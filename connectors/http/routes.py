@@ -7,7 +7,20 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from connectors.http import audits, decisions, events, keys, operations, receipts, requests, reveal, subjects, vendors
+from connectors.http import (
+    audits,
+    decisions,
+    events,
+    holds,
+    keys,
+    operations,
+    receipts,
+    requests,
+    retention,
+    reveal,
+    subjects,
+    vendors,
+)  # fmt: skip
 from connectors.http.door import Door
 from connectors.http.problems import Problem
 from schemas.cloudevents import Event
@@ -65,6 +78,7 @@ ROUTES: dict[str, Route] = {
     subjects.SEARCH: Route(handler=subjects.post_search, reads={JSON: subjects.Search}),
     subjects.SHOW: Route(handler=subjects.get_subject, query={**_WHOSE, "reveal": False}),
     reveal.CALL: Route(handler=reveal.post_open, reads={JSON: reveal.OpenAsk}, answers=list[reveal.OpenedField]),
+    holds.PLACE: Route(handler=holds.post_hold, status=202, reads={JSON: holds.HoldAsk}, answers=holds.HoldAnswer),
     operations.HOLDS: Route(handler=operations.get_holds, query=_WHOSE),
     operations.BREACHES: Route(handler=operations.get_breaches, query=_WHOSE),
     operations.QUARANTINE: Route(handler=operations.get_quarantine, query=_WHOSE),
@@ -72,6 +86,11 @@ ROUTES: dict[str, Route] = {
     operations.SCHEMA: Route(handler=operations.get_schema),
     operations.LAG: Route(handler=operations.get_lag),
     operations.RETAIN: Route(handler=operations.post_retain),
+    retention.RUN: Route(handler=retention.post_run, answers=retention.Ran),
+    retention.PREVIEW: Route(
+        handler=retention.get_preview, query={"controller": True, "before": False, "after": False}, answers=retention.Preview,
+    ),
+    retention.PROPOSED: Route(handler=retention.post_preview, reads={JSON: retention.Ask}, answers=retention.Preview),
     audits.REPORT: Route(handler=audits.get_report),
     audits.NOTES: Route(handler=audits.get_checkpoints),
     audits.PROOF: Route(handler=audits.get_proof, query={"origin": True, "index": False, "old": False}, media="text/plain"),

@@ -17,14 +17,15 @@ from connectors.http.roles import REVEALERS, allows
 from connectors.http.tokens import Token
 from processors.fence import Fence
 from processors.grounds import told_of
-from processors.item import HeldBy, Item, ItemLine, ItemMedia, Masked, Pointer
-from processors.item_view import is_reviewable
+from processors.item import HeldBy, Item, ItemLine, ItemMedia, Masked, Planned, Pointer
+from processors.item_view import end_of, is_reviewable
 from processors.permissions import PART, Permissions, resolve, status_at
 from schemas.base import Name, Text
 from schemas.events import Identifier
 
 SEARCH, SHOW = "POST /v1/subjects/search", "GET /v1/subjects/{subject_ref}"
 SEARCHED_MAX = 100  # identifiers in one search
+NOT_SEARCHED = ("metadata", "tags", "text")  # parts of a search that the contract knows and this release does not look up
 CONVERSATIONS_MAX = 200  # in one answer; `truncated` says when there are more
 LINES_MAX = 1_000  # of one conversation in one answer
 
@@ -47,7 +48,8 @@ class Found(msgspec.Struct, frozen=True):
     requests: list[str]
 
 
-def _conversations(door: Door, ref: str) -> list[str]:
+def conversations_of(door: Door, ref: str) -> list[str]:
+    """The conversations that an identifier was on, as home or as a further identifier."""
     items = (parts[0] for parts, _ in door.service.records("subject", ref, Item))
     pointers = (parts[0] for parts, _ in door.service.records("subject", ref, Pointer))
     return sorted({*items, *pointers})
@@ -59,7 +61,7 @@ def _search(door: Door, token: Token, search: Search) -> list[Found]:
     asked = [case for case in cases(door, token, search.controller) if case.closed_ms is None]
     found: list[Found] = []
     for ref in refs:
-        conversations = _conversations(door, ref)
+        conversations = conversations_of(door, ref)
         requests = [case.request_id for case in asked if ref in case.refs]
         known = door.service.record("subject", ref, Permissions)
         linked = any(link.on for link in links_of(door.service, ref))
@@ -75,7 +77,7 @@ async def post_search(door: Door, request: Request) -> Response:
     async with door.bodies.of(request) as body:
         search = parse(body, Search)
     door.may_touch(token, search.controller)
-    for field in ("metadata", "tags", "text"):
+    for field in NOT_SEARCHED:
         if getattr(search, field):
             raise Problem("not-supported-yet", f"/{field}")
     return answer({"subjects": await door.run(lambda: _search(door, token, search))})
@@ -121,7 +123,10 @@ class _Dossier:
             "suppressions": list(self._suppressions(now_ms)),
             "conversations": conversations,
             "holds": [
-                {"conversation_id": parts[0], "holds": held.holds, "terms": told_of(held.holds, held.terms)}
+                {
+                    "conversation_id": parts[0], "holds": held.holds, "terms": told_of(held.holds, held.terms),
+                    "ceilings": held.ceilings,
+                }
                 for parts, held in self._held()
             ],
             "requests": [
@@ -141,7 +146,8 @@ class _Dossier:
 
     def _held(self) -> Iterator[tuple[tuple[str, ...], HeldBy]]:
         if self.controllers:
-            yield from ((p, held) for p, held in self._service.records("subject", self.ref, HeldBy) if held.holds)
+            found = self._service.records("subject", self.ref, HeldBy)
+            yield from ((parts, held) for parts, held in found if held.holds or held.ceilings)
 
     def _consents(self, now_ms: int) -> Iterator[dict[str, Any]]:
         known = self.permissions
@@ -187,6 +193,7 @@ class _Dossier:
         ]
         masked = next((found for _, found in service.records("subject", ref, Masked, name)), None) or Masked()
         plain["anonymised"] = masked.groups
+        plain |= end_of(item, service.record("subject", ref, Planned, name))._asdict()
         plain["reviewable"] = is_reviewable(item, masked, (media.fate for _, media in heard))
         personal = {attribute: open_(item, attribute) for attribute in Item.SEALED}
         return {"conversation_id": name, **plain, **personal, "lines": lines, "more_lines": more, "recordings": recordings}

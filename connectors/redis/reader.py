@@ -35,19 +35,23 @@ class RedisReader:
             raise Unreachable("the read model is being made")
         return value
 
-    def scan(self, task: str, partition: int, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """(key, value) pairs whose key begins with `prefix`, in key order; each page of them is of one moment."""
+    def scan(
+        self, task: str, partition: int, prefix: bytes, after: bytes = b"", limit: int = 1_000_000
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """(key, value) pairs whose key begins with `prefix` and is greater than `after`; each page of them is of one moment."""
         names = [self._keys.unit(Unit(task, partition)), self._keys.order(Unit(task, partition))]
-        start, end = b"[" + prefix, b"(" + after(prefix)
-        while True:
+        start, end = b"(" + after if after > prefix else b"[" + prefix, b"(" + beyond(prefix)
+        while limit > 0:
+            step = min(limit, PAGE)
             with translated():
-                found = self._page(keys=names, args=[start, end, PAGE])
+                found = self._page(keys=names, args=[start, end, step])
             if found is None:
                 raise Unreachable("the read model is being made")
             keys, values = found
             yield from ((key, value) for key, value in zip(keys, values, strict=True) if value is not None)
-            if len(keys) < PAGE:
+            if len(keys) < step:
                 return
+            limit -= step
             start = b"(" + keys[-1]
 
     def look(self, questions: Sequence[Question]) -> list[RawLook]:
@@ -83,7 +87,7 @@ def _look(values: list[bytes | None], notes: list[bytes], met_ms: int) -> RawLoo
     return RawLook(beat_ms, tuple(values[2:]), denials, whole)
 
 
-def after(prefix: bytes) -> bytes:
+def beyond(prefix: bytes) -> bytes:
     """The first key that comes after every key that begins with `prefix`."""
     cut = prefix.rstrip(b"\xff")
     assert cut != WHOLE and cut, "every prefix that is asked for begins with a letter"

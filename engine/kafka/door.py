@@ -16,7 +16,7 @@ from engine.checkpoints import TOPIC as CHECKPOINTS
 from engine.checkpoints import new_notes, newest, origin_of, record_of
 from engine.clock import Clock
 from engine.context import withheld
-from engine.deployment import CLOCKS_APART_MS, Look, NotOffered, Question, RawLook, ReadModel, Reads, Unreachable
+from engine.deployment import CLOCKS_APART_MS, Look, NotOffered, Question, RawLook, ReadModel, Reads, Rung, Unreachable
 from engine.kafka.clients import Clients
 from engine.kafka.edge import Edge, asking
 from engine.kafka.names import Names
@@ -245,6 +245,10 @@ class KafkaDoor(Reads):
 
     def retain_raw(self, *, at_once: bool = False) -> int:
         """Not offered: on a cluster raw retention is the workers'."""
+        raise NotOffered
+
+    def ring_due(self) -> Rung:
+        """Not offered: on a cluster alarms are the workers'."""
         raise NotOffered
 
 

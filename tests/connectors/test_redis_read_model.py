@@ -10,7 +10,7 @@ import redis
 
 from connectors.redis import Changelog, RedisConnection, RedisLife
 from connectors.redis.connection import RedisImpossible
-from connectors.redis.reader import after
+from connectors.redis.reader import beyond
 from connectors.redis.writer import AWAY_MS_MAX, FOREIGN, Change
 from engine.deployment import CLOCKS_APART_MS, Note, Unreachable
 from engine.kafka.names import POSITION
@@ -185,7 +185,7 @@ def test_a_scan_gives_keys_in_order_past_a_page_and_no_others(model: Model) -> N
     model.writer.apply(UNIT, "topic-1", 0, [*changes, (2_500, row("p"), b"x"), (2_501, row("n"), b"x")], 2_502)
     assert list(model.reader.scan("subject", 0, b"so")) == sorted(rows.items())
     assert list(model.reader.scan("subject", 0, row("o00007"))) == [(row("o00007"), b"7")]
-    assert after(b"sa\xff\xff") == b"sb"
+    assert beyond(b"sa\xff\xff") == b"sb"
 
 
 def test_deployments_with_prefixes_do_not_meet(server: RedisServer, model: Model) -> None:

@@ -20,6 +20,7 @@ from processors import (
     protect_item,
     roster,
 )
+from processors.exceptions import Weighed
 from processors.fence import Fence
 from processors.hold_media import HoldMedia
 from processors.keep_consent import KeepConsent
@@ -92,15 +93,15 @@ def hears_no_release(patch: pytest.MonkeyPatch) -> None:
 
 
 def arms_nothing_after_a_release(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(enforce_retention.EnforceRetention, "_rearm", lambda self, view, after, now_ms: iter(()))
+    patch.setattr(enforce_retention.EnforceRetention, "_rearm", lambda self, view, after, at, now_ms: iter(()))
 
 
 def looks_at_no_hold(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(erase_subject, "is_held", lambda view, conversation_id: False)
+    patch.setattr(erase_subject, "kept_against", lambda view, conversation_id, plea, book, now_ms: None)
 
 
 def expires_what_is_held(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(enforce_retention, "is_held", lambda view, conversation_id: False)
+    patch.setattr(enforce_retention, "weigh_holds", lambda view, conversation_id, book, now_ms: Weighed((), {}))
 
 
 def asks_nobody_about_a_voice(patch: pytest.MonkeyPatch) -> None:

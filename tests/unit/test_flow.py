@@ -155,7 +155,7 @@ def test_the_shipped_topology_guards_subject_and_case() -> None:
     back = leading_back(topology)
     assert {name for name, _ in back} == {
         "link_identity", "protect_item", "enforce_retention", "erase_subject", "mask_item", "keep_roster", "order_media",
-        "run_request", "keep_hold", "hold_media",
+        "run_request", "keep_hold", "hold_media", "heed_objection",
     }  # fmt: skip
     assert all(topic in ("subject.events", "case.events") for _, topic in back)
 

@@ -1,0 +1,164 @@
+"""Compliance tags: which of a conversation's tags say why it is processed, and what each keeps, or has go.
+
+A tag is a mark where it names a lawful basis (GDPR Art. 6(1)(a)-(f)), MiFID, unlawful processing or card authentication data, as
+today's products write it. What a mark means is in the law packs (`law/rights.py`), by event: it begins with `call.tagged`, and
+ends with `call.untagged` or at its own end, whichever comes first. To dossiers it is told as a hold on the conversation,
+`tag:MARK`, so it is named, released and waited for like one; a mark that keeps nothing (6(1)(a)) is told to nobody.
+"""
+
+import re
+from collections.abc import Generator, Iterable, Iterator
+from datetime import UTC, date, datetime, timedelta
+
+import msgspec
+
+from law.book import Book
+from law.rights import kept_by, words
+from law.rows import Period
+from processors.exceptions import CARD_DATA, CEILINGS, INTERESTS, TAG, UNLAWFUL, day
+from processors.kernel import Audit, Effect, Instant, Put, Receipt, Wake
+from processors.roster import Roster, hold
+from processors.terms import DAY_MS, HOUR_MS, add_months
+from schemas.routed import Hold
+
+MIFID = "mifid"
+MARKETING = "gdpr.art21.marketing_purposes"  # the purposes that are direct marketing
+ENDS = "mark-ends\x1f"  # alarm: a mark has an end of its own
+
+# Products write `gdpr:6(1)(c)`, `GDPR 6(1)(c)`, `art6_1_c`, `Art. 6 Abs. 1 lit. c DSGVO`, or a key `gdpr` with a value `6(1)(c)`.
+WORD = re.compile(r"[a-z]+|[0-9]+")
+LAWS = frozenset({"gdpr", "dsgvo", "rgpd", "art", "article"})
+FILLING = LAWS | {"uk", "eu", "par", "para", "paragraph", "abs", "lit", "letter", "point", "legal", "lawful", "basis"}
+WHOLE = {
+    ("mifid",): MIFID, ("mifid", "ii"): MIFID, ("mifid", "2"): MIFID,
+    ("unlawful",): UNLAWFUL, ("unlawful", "processing"): UNLAWFUL, ("unlawfully", "processed"): UNLAWFUL,
+    ("card", "data"): CARD_DATA, ("card", "authentication", "data"): CARD_DATA,
+    ("sensitive", "authentication", "data"): CARD_DATA,
+    ("pci", "sad"): CARD_DATA, ("pci", "3", "3", "1"): CARD_DATA, ("pci", "dss", "3", "3", "1"): CARD_DATA,
+}  # fmt: skip
+DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+
+
+def mark_of(tag: str, value: str | None = None) -> str | None:
+    """The mark that a tag is: art6_1_a .. art6_1_f, mifid, unlawful, card_authentication_data; None for any other tag."""
+    said = tuple(WORD.findall(tag.casefold()))
+    if said in WHOLE:
+        return WHOLE[said]
+    if value and said and LAWS & {*said} and FILLING >= {*said}:
+        return mark_of(f"{tag} {value}")
+    named = bool(LAWS & {*said}) or "(" in tag
+    match [word for word in said if word not in FILLING]:
+        case ["6", "1", ("a" | "b" | "c" | "d" | "e" | "f") as letter] if named:
+            return f"art6_1_{letter}"
+        case ["17", "1", "d"] if named:
+            return UNLAWFUL
+    return None
+
+
+def marks_of(tag: str, value: str | None, known: Iterable[str]) -> tuple[str, ...]:
+    """The marks that `call.untagged` ends: the tag's own; of a key that says no more, all that its values may have set."""
+    own = mark_of(tag, value)
+    if own is not None:
+        return (own,)
+    said = {*WORD.findall(tag.casefold())}
+    return tuple(name for name in known if name.startswith("art6")) if LAWS & said and FILLING >= said else ()
+
+
+def set_mark(roster: Roster, conversation_id: str, name: str, value: str | None, at: Receipt) -> Iterator[Effect]:
+    """A tag that is the mark `name` was set. The last word by effective time holds; taking away wins at one moment."""
+    if at.effective_ms <= roster.marks.get(name, (-1, False))[0]:
+        return
+    roster = msgspec.structs.replace(roster, marks={**roster.marks, name: (at.effective_ms, True)})
+    book = at.law(at.controller)
+    until_ms = _until(roster, name, value, book, at.receipt_ms)
+    told = _told(roster, conversation_id, name, until_ms, book, day(at.receipt_ms))
+    ground = {} if told is None else {"ground": told.ground}
+    yield Audit("mark.set", at.controller, {"mark": name} | ground, named=False, law=book.names)
+    if told is None or (until_ms is not None and until_ms <= at.receipt_ms):
+        yield Wake(ENDS + name, None)
+        yield from _end(roster, conversation_id, name, book, at.receipt_ms)
+        return
+    yield Wake(ENDS + name, until_ms)
+    yield from hold(roster, told, book, day(at.receipt_ms))
+
+
+def end_mark(roster: Roster, conversation_id: str, name: str, at: Receipt) -> Generator[Effect, None, Roster]:
+    """A tag was taken away: what it kept goes its way by itself."""
+    old_ms, on = roster.marks.get(name, (-1, False))
+    if (at.effective_ms, True) <= (old_ms, not on):
+        return roster
+    roster = msgspec.structs.replace(roster, marks={**roster.marks, name: (at.effective_ms, False)})
+    yield Audit("mark.ended", at.controller, {"mark": name, "by": "untagged"}, named=False)
+    yield Wake(ENDS + name, None)
+    return (yield from _end(roster, conversation_id, name, at.law(at.controller), at.receipt_ms))
+
+
+def wake_mark(roster: Roster, conversation_id: str, name: str, now: Instant) -> Iterator[Effect]:
+    """A mark's own end has come."""
+    until_ms = roster.terms.get(TAG + name, ("", None))[1]
+    if until_ms is None or TAG + name not in roster.holds:
+        return
+    if until_ms > now.now_ms:
+        yield Wake(ENDS + name, until_ms)
+        return
+    yield Audit("mark.ended", roster.controller, {"mark": name, "by": "until"}, named=False)
+    yield from _end(roster, conversation_id, name, now.law(roster.controller), now.now_ms)
+
+
+def prolong(roster: Roster, conversation_id: str, at: Receipt) -> Generator[Effect, None, Roster]:
+    """The conversation ended: what counts from its end, a MiFID record, ends later than was told."""
+    if TAG + MIFID not in roster.holds:
+        return roster
+    book = at.law(at.controller)
+    until_ms = _until(roster, MIFID, None, book, at.receipt_ms)
+    told = _told(roster, conversation_id, MIFID, until_ms, book, day(at.receipt_ms))
+    if told is None:
+        return roster
+    yield Wake(ENDS + MIFID, until_ms)
+    return (yield from hold(roster, told, book, day(at.receipt_ms)))
+
+
+def _end(roster: Roster, conversation_id: str, name: str, book: Book, now_ms: int) -> Generator[Effect, None, Roster]:
+    """Let go of what the mark kept, if it kept anything."""
+    if TAG + name in roster.holds or name in roster.ceilings:
+        ended = Hold(hold_id=TAG + name, placed=False, conversation_id=conversation_id, ceiling=name in CEILINGS)
+        return (yield from hold(roster, ended, book, day(now_ms)))
+    yield Put(roster)
+    return roster
+
+
+def _told(roster: Roster, conversation_id: str, name: str, until_ms: int | None, book: Book, on: date) -> Hold | None:
+    """What dossiers are told of a mark; None of one that keeps nothing here."""
+    told = Hold(hold_id=TAG + name, placed=True, conversation_id=conversation_id, ground=name, until_ms=until_ms)
+    if name in CEILINGS:
+        return msgspec.structs.replace(told, ceiling=True, until_ms=None)
+    purposes = {*roster.purposes}
+    if name == INTERESTS and purposes and purposes <= words(MARKETING, "", book, on):
+        return None  # Art. 21(2), (3): nothing outweighs an objection to direct marketing, so nothing is worth keeping for it
+    kept = kept_by(name, "", book, on)
+    return None if kept is None else msgspec.structs.replace(told, ground=kept.code)
+
+
+def _until(roster: Roster, name: str, value: str | None, book: Book, now_ms: int) -> int | None:
+    """A mark's own end: the end of the day that the tag's value names; of a MiFID record, the end of the period of its rule."""
+    said = DATE.fullmatch(value.strip()) if value else None
+    if said is not None:
+        try:
+            last = date.fromisoformat(said.group())
+        except ValueError:
+            return None
+        return round(datetime.combine(last + timedelta(days=1), datetime.min.time(), UTC).timestamp() * 1000)
+    if name != MIFID:
+        return None
+    floors = [row.period for row in book.rows("floor", "EU", day(now_ms)) if row.rule.startswith("mifid.16_7") and row.period]
+    created_ms = roster.ended_ms if roster.ended_ms is not None else roster.started_ms or now_ms
+    return max((_after(created_ms, period) for period in floors), default=None)
+
+
+def _after(at_ms: int, period: Period) -> int:
+    match period.unit:
+        case "years" | "months":
+            return add_months(at_ms, period.amount * (12 if period.unit == "years" else 1))
+        case "hours":
+            return at_ms + period.amount * HOUR_MS
+    return at_ms + period.amount * DAY_MS

@@ -1,0 +1,117 @@
+"""What rules make of one item, as its state keeps it: its window noted, its next alarm, and who must know when it changes."""
+
+from collections.abc import Iterator
+
+from processors.erase_subject import STEP, Erasure, Waiting, is_ordered
+from processors.hold_media import REVIEW, KeptMedia
+from processors.item import (
+    EXPIRE,
+    Asked,
+    Floor,
+    Item,
+    ItemMedia,
+    MediaOwed,
+    Planned,
+    Redacted,
+    Tagged,
+    order_recordings,
+    publish_soon,
+)
+from processors.kernel import Audit, Context, Effect, View, Wake
+from processors.marks import mark_of
+from processors.mask_item import Masking
+from processors.order_media import case_of
+from processors.protect_item import REVIEW_ONE
+from processors.windows import Bound, Times, Traits, Window, window_of
+from schemas.topics import ControllerState
+
+RECORDINGS_PER_STEP = 60  # ordered away by one alarm: two effects each; the next step wakes itself
+
+def window_for(view: View, conversation_id: str, item: Item, at: Context, now_ms: int) -> Window:
+    """What rules make of an item now."""
+    tagged = view.get(Tagged, conversation_id)
+    settings = at.settings(item.controller)
+    return window_of(
+        traits_of(item, tagged, settings), Times(item.ended_ms or item.started_ms, item.received_ms, now_ms), settings,
+        at.law(item.controller),
+    )  # fmt: skip
+
+
+def traits_of(item: Item, tagged: Tagged | None, settings: ControllerState) -> Traits:
+    """What rules look at: a duty may be the controller's by its own place, or come from the party's."""
+    places = tuple(dict.fromkeys(place for place in (item.jurisdiction, settings.default_region) if place)) or ("*",)
+    tags = frozenset(name for tag in tagged.tags for name in (tag.casefold(), mark_of(tag)) if name) if tagged else frozenset()
+    return Traits(item.channel, frozenset(item.purposes), item.basis, tags, places)
+
+
+def planned_of(view: View, conversation_id: str, item: Item, window: Window, old: Planned | None, now_ms: int) -> Planned | None:
+    """The window as the item's state keeps it; None where only the default period speaks."""
+    if window.is_default:
+        return None
+    floors = [Floor(f.rule, f.origin, f.ground, f.purpose, f.at_ms, f.media) for f in window.floors]
+    restricted_ms: int | None = None
+    if floors and (window.erase.at_ms <= now_ms or is_ordered(view, conversation_id, item)):
+        restricted_ms = old.restricted_ms if old is not None and old.restricted_ms is not None else now_ms
+    return Planned(window.erase.at_ms, window.erase.rule, floors, window.media_ms, restricted_ms)
+
+
+def next_ms_of(
+    view: View, conversation_id: str, item: Item, window: Window, now_ms: int, *, ringing: bool = False
+) -> int | None:  # fmt: skip
+    """When something is to be done next; what is past is due, or (`ringing`) being done."""
+    times = [window.goes_ms]
+    if window.media_ms is not None and (window.media_ms > now_ms or unordered(view, conversation_id, item)):
+        times.append(window.media_ms)
+    if ringing:
+        times = [at_ms for at_ms in times if at_ms > now_ms]
+    for at_ms in (window.erase.at_ms, *(floor.at_ms for floor in window.floors)) if window.floors else ():
+        if at_ms > now_ms:
+            times.append(at_ms)
+    return min(times, default=None)
+
+
+def tell_of_plan(
+    view: View, conversation_id: str, item: Item, window: Window, old: Planned | None, new: Planned | None, now_ms: int
+) -> Iterator[Effect]:  # fmt: skip
+    """What follows from a changed window: entries for the restriction, a new view, and a word to what waits for the floors."""
+    was, is_ = old is not None and old.restricted_ms is not None, new is not None and new.restricted_ms is not None
+    if is_ and not was and new is not None:
+        last = window.floors[0]
+        facts = last.facts | {"ground": last.ground, "until_ms": str(last.at_ms), "floors": str(len(new.floors))}
+        facts |= {"cause": "ceiling" if window.erase.at_ms <= now_ms else "request", "ceiling": window.erase.rule}
+        yield Audit("item.restricted", item.controller, facts)
+    elif was and not is_ and window.goes_ms > now_ms:
+        yield Audit("item.unrestricted", item.controller, window.erase.facts)
+    yield from publish_soon(view, conversation_id, now_ms)
+    if (old.floors if old is not None else []) == (new.floors if new is not None else []):
+        return
+    if any(True for kind in (Waiting, Erasure) for _ in view.scan(kind)):
+        yield Wake(STEP, now_ms, of="erase_subject")
+    if any(True for _ in view.scan(Masking)):
+        yield Wake(STEP, now_ms, of="mask_item")
+    if any(True for _ in view.scan(KeptMedia, conversation_id)):
+        yield Wake(REVIEW, now_ms, of="hold_media")
+    redacted = view.get(Redacted, conversation_id)
+    if redacted is not None and redacted.pending:
+        yield Wake(REVIEW_ONE + conversation_id, now_ms, of="protect_item")
+
+
+def unordered(view: View, conversation_id: str, item: Item) -> list[str]:
+    """The item's recordings that nobody has been told to delete."""
+    found = [(recording_id, media) for (_, recording_id), media in view.scan(ItemMedia, conversation_id)]
+    return [
+        recording_id for recording_id, media in found
+        if not media.fate and view.get(MediaOwed, case_of(item.controller, conversation_id, recording_id)) is None
+    ]  # fmt: skip
+
+
+def order_due_media(view: View, conversation_id: str, item: Item, due: Bound, asked: Asked, now_ms: int) -> Iterator[Effect]:
+    """Recordings go before their conversation: the order only, which asks itself whether anybody else's hold keeps them."""
+    found = unordered(view, conversation_id, item)
+    recordings = found[:RECORDINGS_PER_STEP]
+    if len(found) > len(recordings):
+        yield Wake(EXPIRE + conversation_id, now_ms)
+    if recordings:
+        yield Audit("item.recordings_due", item.controller, due.facts | {"recordings": str(len(recordings))})
+    for recording_id in recordings:
+        yield from order_recordings(view, item, conversation_id, "retention", asked, only=recording_id)
