@@ -145,6 +145,10 @@ def test_a_day_at_the_command_line(program: Program) -> None:
     assert "bicycle" not in masked and "bicycle" in program.run(
         "subject", "show", ref, "--controller", CONTROLLER, "--reveal", "--output", "json").stdout  # fmt: skip
 
+    search = ("hold", "place", "--search", "--identifier", NUMBER)
+    sought = program.json(*search, "--controller", CONTROLLER, "--ground", "art17_3_e")
+    assert (sought["conversations"], sought["not_found"]) == (2, 0)
+    program.json("hold", "release", sought["hold_id"], "--controller", CONTROLLER)
     hold = program.json("hold", "place", "--controller", CONTROLLER, "--ground", "litigation", "--conversation", "c1")["hold_id"]
     assert until(lambda: hold in program.run("hold", "list", "--output", "json").stdout)
     seen = ("subject", "show", ref, "--controller", CONTROLLER)
