@@ -6,7 +6,6 @@ from typing import Any, ClassVar, assert_never
 
 import msgspec
 
-from law.book import Book
 from processors.configure_controller import can_activate
 from processors.exceptions import TAG
 from processors.fields import chosen

@@ -1,5 +1,5 @@
 consentinel-law-pack/1
 ccpa@2026.1
-31e1598062333279309542b819509312314dfe4d0f5399f5b56ae0487a49b11f
+85c699f0063dee4808d2cda868e20e012ee72f7305512d113f0f0bd480fb2b36
 
-— consentinel/law-release 5r1nd8friTHNkPPJ3x2FDBrbZXEa8ISUvsvNhLni1U1bgZmnS2kCipipK1kMs/D3vaYHywlguzriyJ0Ie5J78rw4UgY=
+— consentinel/law-release 5r1nd+5/lir1LMfZQxbxrBcFlEbGAht1Ao5tDXzcQ+5PtHS5JPaBfp4g3D5d5X1ZzYQh8E58LOQMaeu5sAB9VRvyEQI=

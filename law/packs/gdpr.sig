@@ -1,5 +1,5 @@
 consentinel-law-pack/1
 gdpr@2026.1
-2cfeaf0ecc9f81b2c2e0887eb3c26944727b257d9c73b13c169f0c06a35a53b8
+41687a1e1600e92a4e5d35067aafd2bc6208f02f4555ecc8f0a2386acefa26c1
 
-— consentinel/law-release 5r1ndx3QKC05NkaoJcH2hgAmCb0fIxXfj+BhoINkY19rAdmRifvmTE/LTtfwGe2IaZZMyW6I4X5ukH/FUWAs4jCwhwc=
+— consentinel/law-release 5r1nd7mt4aFLvM8UrMv1Xjk6tgRmHJaWtYOTlj94KnSvtgTFl75rmCaCdwqB7yzfoU7lVWRvhFFTz0nvBwsbmfsshwE=

@@ -1,5 +1,5 @@
 consentinel-law-pack/1
 mifid@2026.1
-8e5d79688c737de73bc5719b745547f718b46cf33c6a3b322c491cc078e6b28e
+552ba6aa3d7da1b8fab1f62cd3931672f8dfac3b1dc481b0cf9ff79c9074396b
 
-— consentinel/law-release 5r1nd3r8JrW92piQWwh052NHaiwcos8w0lDrsWTinWbagTdWj6w0pW9dfns6/AxRzK2GlksQXbqqISGg901Qg8e6igI=
+— consentinel/law-release 5r1ndwsgea3wfkxq8cFSVzCb3Mu/ELVpHZP3VnayTo0SFnIdIV3C/Le2dcWwqMg9BBLsmKSmRbGxSYib1vfPh6JxPAE=

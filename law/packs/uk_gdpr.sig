@@ -1,5 +1,5 @@
 consentinel-law-pack/1
 uk_gdpr@2026.1
-77893cbf7dc800c793c23ea55ab22a83926a5c5f40015c87460a96223084f634
+e5ba2871145ac49e4108a291cf4c5d5e6bb30f922b8f94aa924431158c63f5d0
 
-— consentinel/law-release 5r1nd2p4OT/XqrToKmVG5jTOZ0+8rEKz/RJOm6Pr9NAnxKyo+8myuL9KRhiOEIxkHkRbNrkxPJc9i8TPOgNXJXJJtQw=
+— consentinel/law-release 5r1nd5QLK2wJouNcE1Km8u8eTps+i4+KoLDBkHel4zLsYbwWYNspCMabqls/7CodtG5kVBLct6lZJJT5PmZhBzxJeQQ=
