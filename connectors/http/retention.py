@@ -33,7 +33,7 @@ AUDIT = "audit.entries"
 KEPT_USES = frozenset(("transcribe", "train", "share", "export"))  # of what is kept; dialling and recording make something new
 
 
-class Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class PreviewAsk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Policies to be looked at as if they were set now, besides those that are; one of a name that is set takes its place."""
 
     controller: Name
@@ -237,7 +237,7 @@ async def post_preview(door: Door, request: Request) -> Response:
     """The same as if these policies were set now, from their `from` on: nothing is set, and nothing is destroyed."""
     token = door.caller(request, PROPOSED)
     async with door.bodies.of(request) as body:
-        ask = parse(body, Ask)
+        ask = parse(body, PreviewAsk)
     door.may_touch(token, ask.controller)
     before_ms = NEVER_MS if ask.before is None else round(ask.before.timestamp() * 1000)
     return await _previewed(door, token, ask.controller, ask.policies, before_ms, ask.after)
