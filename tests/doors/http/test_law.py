@@ -65,6 +65,7 @@ def test_what_is_activated_and_not_there_any_more_denies_and_stands_for_no_other
     assert still.send("law.activated", {"pack": "ccpa", "version": "2026.1"}).status_code == 202  # what was chosen stays missing
     still.settle()
     assert "law_unknown" in still.decide(NUMBER)["reasons"]
+    still.now_ms += 1_000  # at one moment the greater event id would win
     assert still.send("law.activated", {"pack": "gdpr", "version": "2026.1"}).status_code == 202
     still.settle()
     assert "gdpr@2026.1" in still.decide(NUMBER)["law_pack"]
