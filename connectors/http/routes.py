@@ -90,7 +90,7 @@ ROUTES: dict[str, Route] = {
     retention.PREVIEW: Route(
         handler=retention.get_preview, query={"controller": True, "before": False, "after": False}, answers=retention.Preview,
     ),
-    retention.PROPOSED: Route(handler=retention.post_preview, reads={JSON: retention.Ask}, answers=retention.Preview),
+    retention.PROPOSED: Route(handler=retention.post_preview, reads={JSON: retention.PreviewAsk}, answers=retention.Preview),
     audits.REPORT: Route(handler=audits.get_report),
     audits.NOTES: Route(handler=audits.get_checkpoints),
     audits.PROOF: Route(handler=audits.get_proof, query={"origin": True, "index": False, "old": False}, media="text/plain"),
