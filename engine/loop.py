@@ -33,10 +33,10 @@ from processors.kernel import Processor
 log = logging.getLogger("consentinel.engine")
 
 RECORDS_PER_TASK_MAX = 1_000  # records of one task in one turn: bounds a commit, and what a crash folds again
-# What the alarms of one turn may write, in keys and records for each thousand records that a turn may take, besides as many as
-# records made us write since: under load alarms have half of the time, else a turn takes milliseconds. An alarm is never broken
-# off, so its own last step (200 effects) may come on top.
-ALARM_WORK_MIN = 100
+# What the alarms of one turn may write, in keys and records, besides as many as records made us write since: under load alarms
+# have half of the time, else a turn takes milliseconds. An alarm is never broken off, so its own last step (200 effects) may come
+# on top. A transaction of Kafka costs more than one of SQLite: `engine/kafka/worker.py` has a limit of its own.
+ALARM_WORK_MIN = 16
 ALARMS_WAIT_TURNS_MAX = 4  # an event passes intake, case and subject in three turns, with no alarms in between; but they come
 WORK_PER_ALARM_MIN = 2  # it and its place in the order of time are written
 SETTINGS_PER_READ_MAX = 1_000
@@ -73,7 +73,7 @@ class TaskLoop:
 
     def __init__(
         self, runtime: Runtime, tasks: list[TaskPlan], shared: Shared, clock: Clock, records_max: int = RECORDS_PER_TASK_MAX,
-        *, quiet_ms: int = 0,
+        *, quiet_ms: int = 0, alarm_work_min: int = ALARM_WORK_MIN,
     ) -> None:  # fmt: skip
         self.runtime, self.shared, self.clock, self.records_max = runtime, shared, clock, records_max
         self.tasks = tasks
@@ -83,7 +83,7 @@ class TaskLoop:
         self.seen_ms = 0  # the latest time any turn began at: no beat of a turn under way can be later
         self.turns = 0
         self.crowded = False  # alarms that are due were left to the next turn
-        self._alarm_work_min = max(1, ALARM_WORK_MIN * records_max // RECORDS_PER_TASK_MAX)
+        self._alarm_work_min = alarm_work_min
         self._alarm_turns = 0
         self._record_work = 0  # keys and records that records have made us write since the last turn of alarms
         self._alarms_waited = 0  # for how many turns
