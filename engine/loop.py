@@ -77,8 +77,7 @@ class TaskLoop:
     ) -> None:  # fmt: skip
         self.runtime, self.shared, self.clock, self.records_max = runtime, shared, clock, records_max
         self.tasks = tasks
-        self.upkeep: Upkeep | None = None
-        self.removals: Upkeep | None = None  # `engine/removing.py`
+        self.upkeep: list[Upkeep] = []
         self.beat_ms = 0  # everything received up to here has been folded by every task
         self.seen_ms = 0  # the latest time any turn began at: no beat of a turn under way can be later
         self.turns = 0
@@ -144,9 +143,8 @@ class TaskLoop:
         for at in moved:
             self._partitions.pop(at, None)
             self._ledgered.discard(at)
-        for upkeep in (self.upkeep, self.removals) if moved else ():
-            if upkeep is not None:
-                upkeep.adopted()
+        for upkeep in self.upkeep if moved else ():
+            upkeep.adopted()
         now_ms = self.clock()
         self._obey(now_ms)
         self.seen_ms = max(self.seen_ms, now_ms)
@@ -272,7 +270,7 @@ class TaskLoop:
         def commit(touched: Sequence[Partition], now_ms: int) -> None:
             self._commit({(p.plan.name, p.partition): p for p in touched}, {}, now_ms)
 
-        return sum(u.work(self._owned, commit, self.clock()) for u in (self.upkeep, self.removals) if u is not None)
+        return sum(upkeep.work(self._owned, commit, self.clock()) for upkeep in self.upkeep)
 
     def _commit(self, touched: dict[tuple[str, int], Partition], positions: dict[tuple[str, str, int], int], now_ms: int) -> None:
         if not touched:

@@ -116,8 +116,9 @@ class Worker:
         runtime.may_serve = lambda: self.loop.obeyed
         rotations = Rotations(ring, keepers(topology))
         leader = (FIRST_INTAKE.task, FIRST_INTAKE.partition)
-        self.loop.upkeep = KeyRotation(rotations, runtime, self.shared, leader=leader, behind_ms=READERS_BEHIND_MS)
-        self.loop.removals = self._removals = Removals(runtime)
+        self.rotation = KeyRotation(rotations, runtime, self.shared, leader=leader, behind_ms=READERS_BEHIND_MS)
+        self._removals = Removals(runtime)
+        self.loop.upkeep += [self.rotation, self._removals]
         self.shared.bounds = removal_bounds(topology)
         self._scour_at = 0.0
         self._ready = False
