@@ -34,10 +34,10 @@ from processors.kernel import Processor
 log = logging.getLogger("consentinel.engine")
 
 RECORDS_PER_TASK_MAX = 1_000  # records of one task in one turn: bounds a commit, and what a crash folds again
-# What the alarms of one turn may write, in keys and records for each thousand records that a turn may take, besides as many as
-# records made us write since: under load alarms have half of the time, else a turn takes milliseconds. An alarm is never broken
-# off, so its own last step (200 effects) may come on top.
-ALARM_WORK_MIN = 100
+# What the alarms of one turn may write, in keys and records, besides as many as records made us write since: under load alarms
+# have half of the time, else a turn takes milliseconds. An alarm is never broken off, so its own last step (200 effects) may come
+# on top. A transaction of Kafka costs more than one of SQLite: `engine/kafka/worker.py` has a limit of its own.
+ALARM_WORK_MIN = 16
 ALARMS_WAIT_TURNS_MAX = 4  # an event passes intake, case and subject in three turns, with no alarms in between; but they come
 WORK_PER_ALARM_MIN = 2  # it and its place in the order of time are written
 SETTINGS_PER_READ_MAX = 1_000
@@ -74,18 +74,17 @@ class TaskLoop:
 
     def __init__(
         self, runtime: Runtime, tasks: list[TaskPlan], shared: Shared, clock: Clock, records_max: int = RECORDS_PER_TASK_MAX,
-        *, quiet_ms: int = 0,
+        *, quiet_ms: int = 0, alarm_work_min: int = ALARM_WORK_MIN,
     ) -> None:  # fmt: skip
         self.runtime, self.shared, self.clock, self.records_max = runtime, shared, clock, records_max
         self.tasks = tasks
-        self.upkeep: Upkeep | None = None
-        self.removals: Upkeep | None = None  # `engine/removing.py`
         self.reviews = Reviews(runtime, shared)
+        self.upkeep: list[Upkeep] = [self.reviews]
         self.beat_ms = 0  # everything received up to here has been folded by every task
         self.seen_ms = 0  # the latest time any turn began at: no beat of a turn under way can be later
         self.turns = 0
         self.crowded = False  # alarms that are due were left to the next turn
-        self._alarm_work_min = max(1, ALARM_WORK_MIN * records_max // RECORDS_PER_TASK_MAX)
+        self._alarm_work_min = alarm_work_min
         self._alarm_turns = 0
         self._record_work = 0  # keys and records that records have made us write since the last turn of alarms
         self._alarms_waited = 0  # for how many turns
@@ -146,9 +145,8 @@ class TaskLoop:
         for at in moved:
             self._partitions.pop(at, None)
             self._ledgered.discard(at)
-        for upkeep in (self.upkeep, self.removals, self.reviews) if moved else ():
-            if upkeep is not None:
-                upkeep.adopted()
+        for upkeep in self.upkeep if moved else ():
+            upkeep.adopted()
         now_ms = self.clock()
         self._obey(now_ms)
         self.seen_ms = max(self.seen_ms, now_ms)
@@ -274,8 +272,7 @@ class TaskLoop:
         def commit(touched: Sequence[Partition], now_ms: int) -> None:
             self._commit({(p.plan.name, p.partition): p for p in touched}, {}, now_ms)
 
-        every = (self.upkeep, self.removals, self.reviews)
-        return sum(u.work(self._owned, commit, self.clock()) for u in every if u is not None)
+        return sum(upkeep.work(self._owned, commit, self.clock()) for upkeep in self.upkeep)
 
     def _commit(self, touched: dict[tuple[str, int], Partition], positions: dict[tuple[str, str, int], int], now_ms: int) -> None:
         if not touched:

@@ -99,8 +99,8 @@ class Service(Reads):
         self.shared = Shared(self.secrets, topology, library=library)
         self.loop = TaskLoop(runtime, plans(topology, processors()), self.shared, clock)
         self.rotations = Rotations(ring, keepers(topology))
-        self.loop.upkeep = self._rotation = KeyRotation(self.rotations, runtime, self.shared)
-        self.loop.removals = self._removals = Removals(runtime)
+        self._rotation, self.removals = KeyRotation(self.rotations, runtime, self.shared), Removals(runtime)
+        self.loop.upkeep += [self._rotation, self.removals]
         self.shared.bounds = bounds_of(topology, limits)
         self.signer = Signer(f"consentinel/{ring.deployment()}", ring.signing_seed())
         self.failed: str | None = None
@@ -194,7 +194,7 @@ class Service(Reads):
 
     def maintain(self, *, wipe: bool = True) -> None:
         """Sign checkpoints, end record retention, compact keys; with `wipe`, overwrite the bytes that all this has freed."""
-        asked = self._removals.take()  # first: what was deleted until now, and what it superseded on the log, goes below
+        asked = self.removals.take()  # first: what was deleted until now, and what it superseded on the log, goes below
         self.checkpoint()
         self.retain_raw()
         now_ms = self.clock()
@@ -208,7 +208,7 @@ class Service(Reads):
             self._destroy_closed("quarantine", now_ms)
             self._raw_keys.close_due(now_ms)
         if wipe and self.retention.vacuum():
-            self._removals.done(asked)
+            self.removals.done(asked)
 
     def checkpoint(self) -> list[str]:
         """Sign a checkpoint of every audit tree that grew; returns all latest notes."""

@@ -130,9 +130,8 @@ def _watched(door: Door) -> dict[str, Callable[[], Awaitable[Response]]]:
 
     async def readyz() -> Response:
         """200 once everything that was there at the start is folded and the state is fresh."""
-        age_ms = abs(service.clock() - service.beat_ms())
         reason = "failed" if service.failed is not None else "starting" if not service.ready else ""
-        if not reason and age_ms > door.options.fresh_secs * 1000:
+        if not reason and door.state_age_ms() > door.options.fresh_secs * 1000:
             reason = "stale"
         return answer({"status": "not-ready", "reason": reason}, 503) if reason else answer({"status": "ready"})
 

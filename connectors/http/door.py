@@ -73,6 +73,10 @@ class Door:
         if not allows(token.roles, senders):
             raise Problem("role-missing", "type")
 
+    def state_age_ms(self) -> int:
+        """How old the state is that everything has been folded to; no state at all is as old as time."""
+        return abs(self.service.clock() - self.service.beat_ms())
+
     # Work in a thread -----------------------------------------------------------------------------------------------------------
 
     async def run(self, work: Callable[[], T]) -> T:

@@ -56,7 +56,7 @@ class Opener:
 
     def __init__(self, door: Door) -> None:
         self._service = door.service
-        if abs(self._service.clock() - self._service.beat_ms()) > OPEN_AGE_SECS_MAX * 1000:
+        if door.state_age_ms() > OPEN_AGE_SECS_MAX * 1000:
             raise Problem("stale", retry_after_secs=RETRY_SECS)
 
     def open(self, controller: str, ref: str, conversation_id: str, field: str, token: bytes) -> str | Erased | None:

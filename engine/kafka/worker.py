@@ -46,6 +46,7 @@ RECORDS_PER_TASK_MAX = 5_000  # of one task in one transaction
 FULL_TURN = RECORDS_PER_TASK_MAX // 2  # a turn that handled so much has more waiting: the next one begins at once
 BATCH_BOUNDS = (1, 10, 100, 1_000, 10_000)  # records
 TURN_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)  # seconds
+ALARM_WORK_MIN = 500  # keys and records that the alarms of one transaction may write; see `engine/loop.py`
 ON_THEIR_WAY_MS = 1_000  # what was committed is fetched by then, where the brokers are well
 FIRST_INTAKE = Unit("intake", 0)
 UNITS = "stores"
@@ -110,13 +111,15 @@ class Worker:
         self.secrets = Secrets(ring, os.urandom)
         self.shared = Shared(self.secrets, topology, None if look_up is None else Registered(look_up), library)
         self.loop = TaskLoop(
-            runtime, plans(topology, processors()), self.shared, clock, RECORDS_PER_TASK_MAX, quiet_ms=ON_THEIR_WAY_MS
-        )
+            runtime, plans(topology, processors()), self.shared, clock, RECORDS_PER_TASK_MAX,
+            quiet_ms=ON_THEIR_WAY_MS, alarm_work_min=ALARM_WORK_MIN,
+        )  # fmt: skip
         runtime.may_serve = lambda: self.loop.obeyed
         rotations = Rotations(ring, keepers(topology))
         leader = (FIRST_INTAKE.task, FIRST_INTAKE.partition)
-        self.loop.upkeep = KeyRotation(rotations, runtime, self.shared, leader=leader, behind_ms=READERS_BEHIND_MS)
-        self.loop.removals = self._removals = Removals(runtime)
+        self.rotation = KeyRotation(rotations, runtime, self.shared, leader=leader, behind_ms=READERS_BEHIND_MS)
+        self._removals = Removals(runtime)
+        self.loop.upkeep += [self.rotation, self._removals]
         self.shared.bounds = removal_bounds(topology)
         self._scour_at = 0.0
         self._ready = False

@@ -63,7 +63,10 @@ class Worker:
         self.runtime.transactor.step = step
         shared = Shared(Secrets(world.ring, world.octets), world.topology)
         records_max = world.random.choice(RECORDS_MAX)
-        self.loop = TaskLoop(self.runtime, plans(world.topology, world.job.processors), shared, world.clock, records_max)
+        self.loop = TaskLoop(
+            self.runtime, plans(world.topology, world.job.processors), shared, world.clock, records_max,
+            alarm_work_min=max(1, records_max // 10),  # so little that alarms are left to the next turn, as under load
+        )  # fmt: skip
 
     def work(self, random: Random) -> None:
         """Do one thing: a turn of the loop, or a step of the recovery's thread."""

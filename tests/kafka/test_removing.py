@@ -6,8 +6,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from confluent_kafka import Consumer
-from confluent_kafka import TopicPartition as TP
 
 from engine.kafka.names import Unit
 from engine.kafka.worker import Worker
@@ -18,6 +16,7 @@ from schemas.topics import AuditEntry, WrappedKey
 from tests.endtoend.world import Told, envelope, request, topic_of
 from tests.harness import CUSTOMER, call, party
 from tests.parts.kafka import Kafka
+from tests.parts.topics import committed
 
 from .test_rotation import Keys
 from .test_worker import TOPOLOGY, until
@@ -41,21 +40,7 @@ def tell(keys: Keys, *events: Told) -> None:
 
 
 def audited(keys: Keys) -> list[AuditEntry]:
-    reader = Consumer({
-        "bootstrap.servers": keys.bootstrap, "group.id": f"{keys.prefix}removing", "isolation.level": "read_committed",
-        "enable.partition.eof": True, "auto.offset.reset": "earliest", "enable.auto.commit": False,
-    })  # fmt: skip
-    open_ = set(range(TOPOLOGY.topics["audit.entries"].partitions))
-    reader.assign([TP(keys.prefix + "audit.entries", n, 0) for n in open_])
-    found = []
-    while open_:
-        message = reader.poll(10)
-        assert message is not None
-        if message.error() is not None:
-            open_.discard(message.partition())
-        else:
-            found.append(decode_as(AuditEntry, message.value()))
-    reader.close()
+    found = (decode_as(AuditEntry, message.value()) for message in committed(keys.bootstrap, f"{keys.prefix}audit.entries"))
     return [entry for entry in found if entry.facts.get("request") == "r1"]
 
 

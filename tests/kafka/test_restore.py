@@ -6,17 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Consumer, TopicPartition
 
 from engine.kafka.edge import BrokerAway
 from engine.kafka.names import BEAT_KEY
 from tests.endtoend.test_restore import GONE, KEPT, call
 from tests.endtoend.world import records, request, request_states
 from tests.parts.kafka import Broker
-from tests.parts.topics import new_prefix
+from tests.parts.topics import committed, new_prefix
 
 from .test_erasure_kills import Story
-from .test_worker import TOPOLOGY, until
+from .test_worker import until
 
 pytestmark = pytest.mark.slow
 
@@ -44,22 +43,8 @@ def said(site: Story) -> set[str] | None:
 
 def beats(site: Story) -> list[int]:
     """When the beats on `subject.events` were appended."""
-    reader = Consumer({
-        "bootstrap.servers": site.bootstrap, "group.id": f"{site.prefix}beats", "isolation.level": "read_committed",
-        "enable.partition.eof": True, "enable.auto.commit": False,
-    })  # fmt: skip
-    open_ = set(range(TOPOLOGY.topics["subject.events"].partitions))
-    reader.assign([TopicPartition(site.prefix + "subject.events", n, 0) for n in open_])
-    found = []
-    while open_:
-        message = reader.poll(10)
-        assert message is not None
-        if message.error() is not None:
-            open_.discard(message.partition())
-        elif (message.key() or b"").startswith(BEAT_KEY):
-            found.append(message.timestamp()[1])
-    reader.close()
-    return found
+    told = committed(site.bootstrap, f"{site.prefix}subject.events")
+    return [message.timestamp()[1] for message in told if (message.key() or b"").startswith(BEAT_KEY)]
 
 
 def test_who_was_forgotten_after_the_backup_is_forgotten_before_anybody_is_served(

@@ -8,15 +8,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from confluent_kafka import Consumer
-from confluent_kafka import TopicPartition as TP
 
 from engine.clock import system_clock
 from engine.filering import FileRing
 from engine.kafka.connection import Connection
 from engine.kafka.door import KafkaDoor
 from engine.kafka.worker import Worker
-from engine.rotating import KeyRotation
 from engine.rotation import Rotations, RotationStatus, keepers
 from engine.runtime import Output
 from engine.sealing import Sealer, place_of
@@ -26,6 +23,7 @@ from schemas.routed import Envelope
 from schemas.topics import WrappedKey
 from tests.harness import call, party
 from tests.parts.kafka import Kafka
+from tests.parts.topics import committed
 
 from .test_worker import TOPOLOGY, Site, until
 
@@ -50,8 +48,7 @@ class Keys(Site):
     def start(self, name: str, before: Any = lambda step: None) -> Worker:
         connection = Connection(bootstrap=self.bootstrap, prefix=self.prefix)
         worker = Worker.open(connection, self.folder / name, ring=self.folder / "ring", name=name, limits=Limits())
-        assert isinstance(worker.loop.upkeep, KeyRotation)
-        worker.loop.upkeep._behind_ms, worker.loop.upkeep.step = 0, before
+        worker.rotation._behind_ms, worker.rotation.step = 0, before
         self.threads.append(worker)
         worker.start()
         return worker
@@ -74,23 +71,10 @@ class Keys(Site):
 
     def wrapped(self) -> dict[tuple[str, str], WrappedKey]:
         """The newest committed record of each key of `keys.wrapped`."""
-        reader = Consumer({
-            "bootstrap.servers": self.bootstrap, "group.id": f"{self.prefix}test", "isolation.level": "read_committed",
-            "enable.partition.eof": True, "auto.offset.reset": "earliest", "enable.auto.commit": False,
-        })  # fmt: skip
-        open_ = set(range(TOPOLOGY.topics["keys.wrapped"].partitions))
-        reader.assign([TP(self.prefix + "keys.wrapped", n, 0) for n in open_])
-        found: dict[tuple[str, str], WrappedKey] = {}
-        while open_:
-            message = reader.poll(10)
-            assert message is not None
-            if message.error() is not None:
-                open_.discard(message.partition())
-            else:
-                at = msgspec.json.decode(message.key(), type=tuple[str, str])
-                found[at] = decode_as(WrappedKey, message.value())
-        reader.close()
-        return found
+        return {
+            msgspec.json.decode(message.key(), type=tuple[str, str]): decode_as(WrappedKey, message.value())
+            for message in committed(self.bootstrap, f"{self.prefix}keys.wrapped")
+        }
 
     def opened(self, wrapped: dict[tuple[str, str], WrappedKey]) -> dict[tuple[str, str], bytes | None]:
         self.ring.refresh()

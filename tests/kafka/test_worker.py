@@ -16,7 +16,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from confluent_kafka import Consumer
 from confluent_kafka import TopicPartition as TP
 
 from engine.filering import FileRing
@@ -32,6 +31,7 @@ from schemas.routed import Envelope
 from schemas.topics import ConsentState
 from tests.parts.kafka import Kafka
 from tests.parts.process import free_ports
+from tests.parts.topics import committed
 
 pytestmark = pytest.mark.slow
 
@@ -149,23 +149,8 @@ class Site:
 
     def consents(self) -> list[ConsentState]:
         """`consent.state`, read committed, every record."""
-        reader = Consumer({
-            "bootstrap.servers": self.bootstrap, "group.id": f"{self.prefix}test", "isolation.level": "read_committed",
-            "enable.partition.eof": True, "auto.offset.reset": "earliest", "enable.auto.commit": False,
-        })  # fmt: skip
-        topic = self.prefix + "consent.state"
-        open_ = set(range(TOPOLOGY.topics["consent.state"].partitions))
-        reader.assign([TP(topic, n, 0) for n in open_])
-        found = []
-        while open_:
-            message = reader.poll(10)
-            assert message is not None
-            if message.error() is not None:
-                open_.discard(message.partition())
-            elif message.value() is not None:
-                found.append(decode_as(ConsentState, message.value()))
-        reader.close()
-        return found
+        told = committed(self.bootstrap, f"{self.prefix}consent.state")
+        return [decode_as(ConsentState, message.value()) for message in told if message.value() is not None]
 
     def close(self) -> None:
         for worker in self.workers:

@@ -2,8 +2,9 @@
 
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
+from confluent_kafka import Consumer, Message, TopicPartition
 from confluent_kafka.admin import AdminClient, ClusterMetadata, NewTopic  # type: ignore[attr-defined]
 
 ADMIN_SECS_MAX = 30.0
@@ -38,6 +39,26 @@ def drop_topics(bootstrap: str, prefix: str) -> None:
         for gone in admin.delete_topics(names, operation_timeout=ADMIN_SECS_MAX).values():
             gone.result(ADMIN_SECS_MAX)
         _wait(admin, lambda cluster: not any(name in cluster.topics for name in names))
+
+
+def committed(bootstrap: str, topic: str) -> Iterator[Message]:
+    """Every committed record of a topic, up to where it ends now; each partition's in order."""
+    reader = Consumer({
+        "bootstrap.servers": bootstrap, "group.id": f"{topic}.committed", "isolation.level": "read_committed",
+        "enable.partition.eof": True, "auto.offset.reset": "earliest", "enable.auto.commit": False,
+    })  # fmt: skip
+    try:
+        open_ = set(reader.list_topics(topic, timeout=ADMIN_SECS_MAX).topics[topic].partitions)
+        reader.assign([TopicPartition(topic, n, 0) for n in open_])
+        while open_:
+            message = reader.poll(10)
+            assert message is not None, "a topic did not come to its end"
+            if message.error() is None:
+                yield message
+            else:
+                open_.discard(message.partition())
+    finally:
+        reader.close()
 
 
 def _wait(admin: AdminClient, until: Callable[[ClusterMetadata], bool]) -> None:

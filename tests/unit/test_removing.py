@@ -154,7 +154,7 @@ def test_a_rotation_that_does_not_cover_the_request_makes_no_receipt(site: Site)
 
 
 def test_an_answer_counts_only_for_what_was_asked_before_and_for_the_ownership_of_then(site: Site) -> None:
-    removals = site.service.loop.removals
+    removals = site.service.removals
     assert isinstance(removals, Removals)
     early = removals.take()
     site.erase()
@@ -175,7 +175,8 @@ def test_an_answer_counts_only_for_what_was_asked_before_and_for_the_ownership_o
 
 def test_it_is_not_asked_for_while_something_is_still_deleted_in_steps(tmp_path: Path) -> None:
     world = Deployment(tmp_path)
-    removals = world.loop.removals = Removals(world.runtime)
+    removals = Removals(world.runtime)
+    world.loop.upkeep.append(removals)
     world.publish("call.started", call("c1", party("p0", "customer", ("tel", CUSTOMER))))
     lines = [{"party_id": "p0", "text": f"words {n}"} for n in range(900)]
     world.publish("call.transcribed", {"conversation_id": "c1", "segments": lines})

@@ -29,7 +29,8 @@ class Cluster(Deployment):
         self.others = FileRing(folder / "test.ring", create=False)
         self.rotations = Rotations(self.others, keepers(self.topology))
         mine = Rotations(self.ring, keepers(self.topology))
-        self.loop.upkeep = self.upkeep = KeyRotation(mine, self.runtime, self.shared)
+        self.upkeep = KeyRotation(mine, self.runtime, self.shared)
+        self.loop.upkeep.append(self.upkeep)
         for _ in range(40):
             self.call()
         monkeypatch.setattr(filering, "monotonic", lambda: 0.0)  # a second never passes
