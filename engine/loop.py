@@ -58,7 +58,7 @@ def plans(topology: Topology, processors: Mapping[str, Processor]) -> list[TaskP
 
 
 class Upkeep(Protocol):
-    """What is done in the loop's thread between turns, when nothing is uncommitted, as in `engine/removing.py`."""
+    """What is done in the loop's thread between turns, when nothing is uncommitted: reviewing, rotating, removing."""
 
     def adopted(self) -> None:
         """Partitions have come or gone; before the first turn on them."""
