@@ -7,6 +7,7 @@
     m                                       the frontier of the partition's audit tree
     l                                       the mark of the partition's last entry in the erasure ledger
     r controller NUL what                   how far a rotation of key-encryption keys is here (`engine/rewrapping.py`)
+    u                                       up to when alarms have rung (8 octets, big-endian epoch ms; `engine/kafka/runtime.py`)
     v processor                             which settings and law its alarms rest on (`engine/reviewing.py`)
     d hash                                  an audit entry that is owed once files are cleaned (`engine/removing.py`)
 
@@ -17,7 +18,7 @@ from typing import NamedTuple
 
 import msgspec
 
-STATE, KEY, ALARM, DUE, FRONTIER, LEDGER, REMOVAL, REVIEWED = b"s", b"k", b"a", b"t", b"m", b"l", b"d", b"v"
+STATE, KEY, ALARM, DUE, FRONTIER, LEDGER, REMOVAL, REVIEWED, RUNG = b"s", b"k", b"a", b"t", b"m", b"l", b"d", b"v", b"u"
 NUL = b"\0"
 SEPARATOR = "\0"
 

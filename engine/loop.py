@@ -132,6 +132,11 @@ class TaskLoop:
         known = [p.effects.alarms_due_ms for p in self._owned() if p.effects.alarms_due_ms is not None]
         return min(known, default=None)
 
+    def rung_ms(self) -> int:
+        """Up to when every due time of what this process owns was noticed, and every alarm has rung; 0: that is not known."""
+        due_ms = self.next_alarm_ms()
+        return self.reviews.seen_ms if due_ms is None else max(0, min(self.reviews.seen_ms, due_ms - 1))
+
     def lag(self) -> dict[tuple[str, str, int], int]:
         """Unread records per (task, topic, partition)."""
         return {

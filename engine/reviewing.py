@@ -62,7 +62,7 @@ class Reviews:
     def adopted(self) -> None:
         """Partitions have come or gone: know their marks anew."""
         self._marks.clear()
-        self._walking = True
+        self._walking, self.seen_ms = True, 0
 
     def look_now(self) -> None:
         """Let the next call of `work` look at settings and law. Any thread."""

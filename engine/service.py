@@ -238,12 +238,7 @@ class Service(Reads):
         folded = self._wait_for(lambda: self.loop.beat_ms >= began_ms, give_up)
         looked_ms = self.clock()
         self.loop.reviews.look_now()
-
-        def rung() -> bool:
-            due_ms = self.loop.next_alarm_ms()
-            return self.loop.reviews.seen_ms >= looked_ms and (due_ms is None or due_ms > began_ms)
-
-        return Rung(began_ms, folded and self._wait_for(rung, give_up), ends)
+        return Rung(began_ms, folded and self._wait_for(lambda: self.loop.rung_ms() >= looked_ms, give_up), ends)
 
     def _wait_for(self, done: Callable[[], bool], give_up: float) -> bool:
         while not done() and monotonic() < give_up:

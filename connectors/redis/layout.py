@@ -1,7 +1,7 @@
 r"""Where everything stands in Redis: one table, under the deployment's prefix (which may be empty).
 
     PREFIX consentinel:unit:TASK/PARTITION    a hash: the state of one unit, and with it what says how good it is
-        KEY            value, as in the changelog; KEY begins with `s`, `k` or `m` (`engine/layout.py`)
+        KEY            value, as in the changelog; KEY begins with `s`, `k`, `m` or `u` (`engine/layout.py`)
         \0id           which changelog this is a copy of: it is another one when the topic was made anew
         \0next         the changelog offset that it stands at: everything before has been applied
         \0beat         everything received up to then (epoch ms) is in it; missing or 0: nobody knows
@@ -19,7 +19,7 @@ from engine.kafka.names import Unit
 
 ID, NEXT, BEAT, GOAL, SINCE = b"\0id", b"\0next", b"\0beat", b"\0goal", b"\0since"
 WHOLE: Final = b"\0"
-KEPT: Final = (b"s", b"k", b"m")  # alarms, positions and what is the runtime's own are of no use to a reader
+KEPT: Final = (b"s", b"k", b"m", b"u")  # alarms, positions and what is the runtime's own are of no use to a reader
 
 
 class Keys:

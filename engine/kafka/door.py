@@ -17,12 +17,13 @@ from engine.checkpoints import new_notes, newest, origin_of, record_of
 from engine.clock import Clock
 from engine.context import withheld
 from engine.deployment import CLOCKS_APART_MS, Look, NotOffered, Question, RawLook, ReadModel, Reads, Rung, Unreachable
+from engine.effects import AUDIT_TOPIC
 from engine.kafka.clients import Clients
 from engine.kafka.edge import Edge, asking
 from engine.kafka.names import Names
 from engine.kafka.settings_tail import SettingsTail
 from engine.keyring import KeyRing
-from engine.layout import FRONTIER, state_key
+from engine.layout import FRONTIER, RUNG, state_key
 from engine.merkle import Frontier
 from engine.notes import Signer
 from engine.overlay import decode_state
@@ -43,6 +44,8 @@ SEEN_BY_DOORS: Final = (DOSSIERS, "case")
 PULSE_SECS: Final = 0.1  # between two looks at the beats: a part of how long a mark stands
 READ_MAX: Final = 1_000
 CAUGHT_UP_SECS_MAX: Final = 10.0  # a beat a second, some of them on their way
+RUNG_SECS_MAX: Final = 60.0  # how long a caller waits for all that is due to be rung; it goes on by itself
+RUNG_LOOK_SECS: Final = 1.0
 STOP_SECS_MAX: Final = 30.0
 
 
@@ -248,8 +251,24 @@ class KafkaDoor(Reads):
         raise NotOffered
 
     def ring_due(self) -> Rung:
-        """Not offered: on a cluster alarms are the workers'."""
-        raise NotOffered
+        """See `Deployment`: the workers do it by themselves, within seconds; this waits until they say so."""
+        began_ms, audit = self.clock(), self._names.topic(AUDIT_TOPIC)
+        with asking():
+            ends = self._clients.ends([(audit, n) for n in range(self.topology.topics[AUDIT_TOPIC].partitions)], committed=True)
+        audited_from = {n: end for (_, n), end in ends.items()}
+        self._catch_up()  # a change of settings that was accepted before is folded now
+        looked_ms, waited = self.clock() + CLOCKS_APART_MS, 0.0
+        while self._rung_ms() < looked_ms:
+            if waited > RUNG_SECS_MAX or self._stopping.wait(RUNG_LOOK_SECS):
+                return Rung(began_ms, False, audited_from)
+            waited += RUNG_LOOK_SECS
+        return Rung(began_ms, True, audited_from)
+
+    def _rung_ms(self) -> int:
+        """The least that the units of the read model say of their alarms; 0: one of them has never said it."""
+        units = [(task, n) for task in SEEN_BY_DOORS for n in range(self.topology.tasks[task].partitions)]
+        told = (self._model.get(task, n, RUNG) for task, n in units)
+        return min(0 if data is None else int.from_bytes(data, "big") for data in told)
 
 
 def begun(clients: Clients, names: Names, topology: Topology) -> bool:

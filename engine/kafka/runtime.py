@@ -24,10 +24,12 @@ from engine.kafka.recovery import Recovered, Recovery
 from engine.kafka.store import Store
 from engine.kafka.tail import Tail
 from engine.kafka.transactor import Transactor
+from engine.layout import RUNG
 from engine.runtime import Batch, Commit, CommitLost, LogRecord, Output, TaskSpec, TopicSpec
 
 log = logging.getLogger("consentinel.kafka")
 
+RUNG_MS = 5_000  # between two notes of how far alarms have rung: who waits for them waits for more
 REJOIN_MS = 60_000  # a restore that reads anything is no reason; a session that ended is found out long before
 
 
@@ -42,6 +44,7 @@ class KafkaRuntime:
         self.names, self.worker = names, worker
         self._stamp = {DEPLOYMENT: deployment.encode()} if deployment else {}
         self.may_serve: Callable[[], bool] = lambda: True  # while not, no beat is passed on: gateways deny, and show nothing
+        self.rung_ms: Callable[[], int] = lambda: 0  # `TaskLoop.rung_ms`
         self.ends: dict[At, int] = {}  # high watermarks of the inputs, as of the last beat
         self.beats = Beats(names, tasks)
         self._clients, self._clock = clients, clock
@@ -52,7 +55,7 @@ class KafkaRuntime:
         self._stores: dict[Unit, Store] = {}  # also of units that were lost: for reading, until they come back
         self._moved: list[tuple[str, int]] = []
         self._token = 0
-        self._beat_ms = 0
+        self._beat_ms = self._rung_ms = 0
         self._looper = 0
         self._progress, self._progress_ms = (0, 0), clock()  # how far recovery has come, and since when it has come no further
         self._lost = False  # a transaction was lost, and the loop has not come back by `rewind` yet
@@ -235,6 +238,10 @@ class KafkaRuntime:
             for unit, ms in news for topic, n in self.beats.listeners(unit.task)
         ]  # fmt: skip
         touched: dict[Unit, Writes] = {unit: {BEAT_KEY: beat_value(ms)} for unit, ms in news}
+        if (rung_ms := self.rung_ms()) - self._rung_ms >= RUNG_MS:
+            self._rung_ms = rung_ms
+            for writes in touched.values():
+                writes[RUNG] = beat_value(rung_ms)
         moved = {unit: self._owned[unit].ahead() for unit, _ in news}  # past the beats that came in since
         try:
             self._transact(outputs, touched, moved, now_ms)

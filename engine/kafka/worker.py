@@ -114,7 +114,7 @@ class Worker:
             runtime, plans(topology, processors()), self.shared, clock, RECORDS_PER_TASK_MAX,
             quiet_ms=ON_THEIR_WAY_MS, alarm_work_min=ALARM_WORK_MIN,
         )  # fmt: skip
-        runtime.may_serve = lambda: self.loop.obeyed
+        runtime.may_serve, runtime.rung_ms = lambda: self.loop.obeyed, self.loop.rung_ms
         rotations = Rotations(ring, keepers(topology))
         leader = (FIRST_INTAKE.task, FIRST_INTAKE.partition)
         self.rotation = KeyRotation(rotations, runtime, self.shared, leader=leader, behind_ms=READERS_BEHIND_MS)
