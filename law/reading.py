@@ -3,7 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from datetime import date, datetime, time
+from datetime import date, time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
@@ -87,8 +87,11 @@ def check(pack: Pack) -> None:
     check_versions(pack.rows)
     rules = {row.rule for row in pack.rows}
     for vector in pack.vectors:
+        named = f"vector {vector.rule} {vector.place}"
         if vector.rule not in rules:
-            raise PackRefused(f"vector {vector.rule}", "unknown-rule")
+            raise PackRefused(named, "unknown-rule")
+        if bool(vector.received and vector.due) == bool(vector.on and vector.says) or bool(vector.received) == bool(vector.on):
+            raise PackRefused(named, "wrong-value", "a vector has received and due, or on and says")
     for rule in ASKED.get(pack.pack, ()):
         if rule not in rules:
             raise PackRefused(rule, "rule-missing", f"code asks {pack.pack} for it")
@@ -167,16 +170,6 @@ def _is_time(value: str) -> bool:
         return value == "24:00" or (len(value) == 5 and time.fromisoformat(value) is not None)
     except ValueError:
         return False
-
-
-def moment_of(text: str) -> datetime | date:
-    """A vector's or a command's time: a date, or a time with its offset. Raises `ValueError` for anything else."""
-    if len(text) == 10:
-        return date.fromisoformat(text)
-    moment = datetime.fromisoformat(text)
-    if moment.tzinfo is None:
-        raise ValueError("a time needs its offset from UTC")
-    return moment
 
 
 def _convert(item: Any, cls: Any, named: str) -> Any:

@@ -69,12 +69,17 @@ class Row(_Part, frozen=True, kw_only=True):
 
 
 class Vector(_Part, frozen=True, kw_only=True):
-    """A pack's own test: what is `received` at a place is `due` then. ISO 8601; a date alone means that day there."""
+    """A pack's own test: what is `received` at a place is `due` then; or what the rule `says` there, `on` a day.
+
+    ISO 8601; a date alone means that day there. `says` reads as in `law list`: `16`, `yes`, `08:00-21:00`, or `no row`.
+    """
 
     rule: str
-    received: str
     place: str
-    due: str
+    received: str = ""
+    due: str = ""
+    on: date | None = None
+    says: str = ""
     extended: bool = False
     paused: tuple[tuple[str, str], ...] = ()
     why: str = ""

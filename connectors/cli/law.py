@@ -2,9 +2,10 @@
 
 import os
 from base64 import b64decode, b64encode
-from datetime import UTC, date, datetime, time
+from collections.abc import Callable
+from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import typer
@@ -15,14 +16,16 @@ from connectors.cli.session import Session, command
 from connectors.cli.watch import write_private
 from engine.notes import Signer
 from law.book import Book
-from law.calendars import PlaceUnknown, zone
-from law.counting import Due, PeriodUnusable, due
-from law.reading import PackRefused, moment_of, read_pack, title
+from law.calendars import PlaceUnknown
+from law.counting import PeriodUnusable
+from law.reading import PackRefused, read_pack
 from law.rows import Pack, Row
 from law.signing import ALGORITHM, RELEASE_KEY, SUFFIX, digest_of, read_signed, statement_of, verify
+from law.vectors import count, moment_at, pauses_at, run_vectors, said, value_of
 
 law = typer.Typer(no_args_is_help=True, help="The law packs: rows with places, dates and sources. Nothing here is legal advice.")
 
+T = TypeVar("T")
 PRIVATE = "PRIVATE+KEY"
 SEED_BYTES = 32
 SHOWN = ("rule", "places", "value", "article", "certainty", "valid_from", "valid_to", "status", "pack")
@@ -47,7 +50,8 @@ def law_list(session: Session, place: AnyPlace = None, on: On = None, proposed: 
     rows = [_shown(row, pack) for pack in book.packs for row in _held(book, pack, place, day)]
     packs = [{"pack": p.pack, "version": p.version, "title": p.title, "sha256": digest_of(p)} for p in library.packs()]
     document = {"on": day.isoformat(), "place": place, "rows": rows, "packs": packs}
-    session.show(document, rows_table(rows, SHOWN), rows_table(packs))
+    table = [{**row, "places": " ".join(row["places"])} for row in rows]
+    session.show(document, rows_table(table, SHOWN), rows_table(packs))
 
 
 @command(law, "check")
@@ -56,7 +60,7 @@ def law_check(session: Session, file: Annotated[Path | None, typer.Argument(meta
     try:
         packs = session.library(wrap=False).packs() if file is None else [_read(file, session.settings.law.keys)]
         checked = [
-            {"pack": pack.name, "rows": len(pack.rows), "vectors": _run_vectors(pack), "sha256": digest_of(pack)}
+            {"pack": pack.name, "rows": len(pack.rows), "vectors": run_vectors(pack), "sha256": digest_of(pack)}
             for pack in packs
         ]  # fmt: skip
     except PackRefused as wrong:
@@ -73,15 +77,18 @@ def law_due(
 ) -> None:  # fmt: skip
     """Show when something is due, and how that was counted."""
     book = session.library().newest
+    book = book.with_proposals() if proposed else book
     try:
-        steps, found = count(book.with_proposals() if proposed else book, rule, received, place, paused or (), extended=extended)
+        since = _time(lambda: moment_at(received, place), "--received")
+        pauses = _time(lambda: pauses_at([_pair(text) for text in paused or []], place), "--paused")
+        row, found = count(book, rule, since, place, pauses, extended=extended)
     except PlaceUnknown:
         raise BadUsage("--place: no ISO 3166 code of a country or of one's subdivision, nor EU") from None
     except PeriodUnusable as wrong:
         raise BadUsage(str(wrong)) from None
     except PackRefused as wrong:
         raise Refused(str(wrong)) from None
-    document = {"due": said(found), "steps": [*steps, *found.steps]}
+    document = {"due": said(found), "steps": [*_steps(book, row, paused=bool(pauses)), *found.steps]}
     session.show(document, facts_table({"due": document["due"]}), *document["steps"])
 
 
@@ -111,7 +118,7 @@ def law_sign(session: Session, packs: Annotated[list[Path], typer.Argument(metav
     for path in packs:
         try:
             pack = read_pack(path)
-            _run_vectors(pack)
+            run_vectors(pack)
             note = signer.sign(statement_of(pack))
             verify(pack, note, [signer.vkey])
         except PackRefused as wrong:
@@ -119,51 +126,6 @@ def law_sign(session: Session, packs: Annotated[list[Path], typer.Argument(metav
         path.with_suffix(SUFFIX).write_text(note, encoding="utf-8")
         done.append({"pack": pack.name, "sha256": digest_of(pack), "signed_by": signer.name})
     session.show({"signed": done}, rows_table(done))
-
-
-def count(book: Book, rule: str, received: str, place: str, paused: Any, *, extended: bool) -> tuple[list[str], Due]:
-    """Count a rule's period: which row it is, in words, and when it ends. Raises `PackRefused` and the counting's faults."""
-    since = _moment(received, place, time(12), "received").astimezone(zone(place))
-    day = since.date()
-    row = book.row(rule, place, day)
-    if row is None:
-        raise PackRefused(rule, "not-in-force", f"no version of it holds at {place} on {day}")
-    if row.period is None:
-        raise PackRefused(rule, "wrong-value", "it is no period")
-    if extended and row.extend is None:
-        raise PackRefused(title(row), "no-extension", "the row allows none")
-    pauses = [_pause(text, place) for text in paused]
-    if pauses and row.pauses == "none":
-        raise PackRefused(title(row), "no-pause", "the row allows none")
-    mark = {"V": "read in the primary text", "S": "from a secondary source", "M": "from memory", "X": "computed"}[row.certainty]
-    at = "+".join(row.places)
-    steps = [f"{book.pack_of(rule).name}: {row.rule} at {at}, {row.article}, in force since {row.valid_from} ({mark})"]
-    if row.status == "proposed":
-        steps.append("this row is proposed, not law")
-    if pauses:
-        steps.append(f"its clock may stand still by {'statute' if row.pauses == 'statutory' else 'practice of the authorities'}")
-    return steps, due(row.period, since, place, extend=row.extend if extended else None, paused=pauses)
-
-
-def said(found: Due) -> str:
-    """The due day, or where hours decide the time there."""
-    return found.at.isoformat(timespec="seconds") if found.day is None else found.day.isoformat()
-
-
-def _run_vectors(pack: Pack) -> int:
-    """Count every vector of a pack; returns how many. Raises `PackRefused` with the vector that comes to something else."""
-    book = Book([pack])
-    for vector in pack.vectors:
-        where = f"vector {vector.rule} {vector.place} {vector.received}"
-        try:
-            pauses = ["/".join(pause) for pause in vector.paused]
-            _, found = count(book, vector.rule, vector.received, vector.place, pauses, extended=vector.extended)
-            wanted = moment_of(vector.due)
-        except (PeriodUnusable, PlaceUnknown, BadUsage, ValueError) as wrong:
-            raise PackRefused(where, "wrong-vector", str(wrong)) from None
-        if wanted != (found.at if found.day is None else found.day):
-            raise PackRefused(where, "wrong-vector", f"it comes to {said(found)}, not {vector.due}")
-    return len(pack.vectors)
 
 
 def _held(book: Book, pack: Pack, place: str | None, day: date) -> list[Row]:
@@ -176,18 +138,6 @@ def _held(book: Book, pack: Pack, place: str | None, day: date) -> list[Row]:
 def _shown(row: Row, pack: Pack) -> dict[str, Any]:
     found: dict[str, Any] = msgspec.to_builtins(row)
     return {**found, "value": value_of(row), "valid_to": found.get("valid_to"), "pack": pack.name}
-
-
-def value_of(row: Row) -> str:
-    """The row's value in words."""
-    if row.period is not None:
-        longer = f", and {row.extend.amount} {row.extend.unit} more" if row.extend is not None else ""
-        return f"{row.period.amount} {row.period.unit} ({row.period.counting}){longer}"
-    if row.hours is not None:
-        return ", ".join(f"{a}-{b}" for a, b in row.hours.spans)
-    if row.words is not None:
-        return ", ".join(row.words)
-    return f"{row.number:g}" if row.number is not None else "yes" if row.flag else "no"
 
 
 def _read(file: Path, keys: list[str]) -> Pack:
@@ -204,21 +154,33 @@ def _day(text: str) -> date:
         raise BadUsage("--on is no date: it reads 2026-11-20") from None
 
 
-def _moment(text: str, place: str, at: time, name: str) -> datetime:
-    """A time: with its offset, or the place's; a date alone is that day at `at`."""
+def _steps(book: Book, row: Row, *, paused: bool) -> list[str]:
+    """Which row it is, in words."""
+    mark = {"V": "read in the primary text", "S": "from a secondary source", "M": "from memory", "X": "computed"}[row.certainty]
+    at = "+".join(row.places)
+    steps = [f"{book.pack_of(row.rule).name}: {row.rule} at {at}, {row.article}, in force since {row.valid_from} ({mark})"]
+    if row.status == "proposed":
+        steps.append("this row is proposed, not law")
+    if paused:
+        steps.append(f"its clock may stand still by {'statute' if row.pauses == 'statutory' else 'practice of the authorities'}")
+    return steps
+
+
+def _time(read: Callable[[], T], option: str) -> T:
+    """What an option's text says. Raises `BadUsage`, `PlaceUnknown`."""
     try:
-        found = datetime.combine(date.fromisoformat(text), at) if len(text) == 10 else datetime.fromisoformat(text)
+        return read()
+    except PlaceUnknown:
+        raise
     except ValueError:
-        raise BadUsage(f"--{name} is neither a date nor a time of ISO 8601") from None
-    return found if found.tzinfo is not None else found.replace(tzinfo=zone(place))
+        raise BadUsage(f"{option} is neither a date nor a time of ISO 8601") from None
 
 
-def _pause(text: str, place: str) -> tuple[datetime, datetime]:
-    """FROM/TO; a date alone is its first moment there."""
+def _pair(text: str) -> tuple[str, str]:
     since, slash, to = text.partition("/")
     if not slash:
         raise BadUsage("--paused is FROM/TO")
-    return _moment(since, place, time(0), "paused"), _moment(to, place, time(0), "paused")
+    return since, to
 
 
 def _signer(key: Path) -> Signer:

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from connectors.cli.law import value_of
 from connectors.cli.output import moment
 from engine.replay import Question, Replay, Step
 from law.book import Book
 from law.reading import PackRefused, title
 from law.rows import Row
+from law.vectors import value_of
 from processors.registry import processors
 from processors.rejudging import rejudge
 from schemas.routed import Envelope

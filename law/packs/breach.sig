@@ -1,5 +1,5 @@
 consentinel-law-pack/1
 breach@2026.1
-7f6afdb13242a3a977f798d8a108610fdd52a8d62fe294080a932566ad8dea20
+1e6b393768d8fd51330a964761466b8b5a924dbe7bf6e9054ac5a6c09d806ac9
 
-— consentinel/law-release 5r1ndygNdqpqsv3O7sYtqtc+mVgW/5MIryiGtkR0EMzs0NG881YzOloZ29d+cUgu9dbLetuND/sLL8Vyc1pFdIWimwc=
+— consentinel/law-release 5r1nd70GplbDfyfTp6ulpKQ0hHVKhOXtwMJQ3Fl/UHM/beYdcnbfwyt3Cr9DSaiWKqN0HcD2OF3zl9elByLCQQyv/gY=

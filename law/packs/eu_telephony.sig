@@ -1,5 +1,5 @@
 consentinel-law-pack/1
 eu_telephony@2026.1
-ebeff3c30ac2afbf967fa2bb260ba10260f5326f40b871cb2eb56522b76e4571
+21a514694bdffba1a5e3aab6a43da19772544a8fdd48f34b57d8cff1df02f8e1
 
-— consentinel/law-release 5r1ndxaOnCMjgD+Okt7DJnICEzl0f5MDC7lpP0G9+oPz7xsCmCGBBISLYGXDLzibXOD6M3Pg6yq7SuIYpWum8MIu1QY=
+— consentinel/law-release 5r1nd8DjUFpLfVH5eLWapqUUYKaVjI6EmnLdgEAwWOKzBrF+GDeWhgzlEyY1mS0GQ0k4UgsPKtdiWW5XP+L2AC5Rjgk=

@@ -1,5 +1,5 @@
 consentinel-law-pack/1
 gdpr@2026.1
-41687a1e1600e92a4e5d35067aafd2bc6208f02f4555ecc8f0a2386acefa26c1
+e13909b6937db78c60b27cc0073d9e2ec2aa9e151825a1a95232288c2883f071
 
-— consentinel/law-release 5r1nd7mt4aFLvM8UrMv1Xjk6tgRmHJaWtYOTlj94KnSvtgTFl75rmCaCdwqB7yzfoU7lVWRvhFFTz0nvBwsbmfsshwE=
+— consentinel/law-release 5r1ndxQP4JPyxI2tBsCDCuHFAFK74qdwcdfYly7cnLEsYB4pCJzQjFtWmiQhbA+I7U+ykwbQpjw2l3EkBL7EBgxUFgs=

@@ -1,5 +1,5 @@
 consentinel-law-pack/1
 mifid@2026.1
-552ba6aa3d7da1b8fab1f62cd3931672f8dfac3b1dc481b0cf9ff79c9074396b
+add59c823b16f60eec3544701083dd6de776493351e5631d82c75f0ef0dcaa1c
 
-— consentinel/law-release 5r1ndwsgea3wfkxq8cFSVzCb3Mu/ELVpHZP3VnayTo0SFnIdIV3C/Le2dcWwqMg9BBLsmKSmRbGxSYib1vfPh6JxPAE=
+— consentinel/law-release 5r1nd+xxRjpvdGMqEJ3Ba8xCerPLWMbK8NBm+tj7BWC1YACiL0/M2XPG5UhtrHCi1fkbKQgiqUbW1g1jyZQUHDTcqwc=

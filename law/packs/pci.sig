@@ -1,5 +1,5 @@
 consentinel-law-pack/1
 pci@2026.1
-4b08cf9f7ca6de89f9e279d60298fc2dd164d04e7e22429e9ef532e4334741e7
+7acb1a78d6036db0cc130c95cb87d202bb02c4187b3bb17b842e2dad328a29ea
 
-— consentinel/law-release 5r1nd/GYnyBwebeXkCx0ybMjjQcPhn7XoFHhqah/dppL5OOGRx4dr+SFdz0oFK42Gw04dgOTHuTEwIqMHwQQrrxCnAQ=
+— consentinel/law-release 5r1ndyKLJiBkCjFhqVr1xEiVliK6ifZD2jsT8O3Rvm0ZJ3dt5sv79BWZZEOBuTEsyE6ElFBVgGLQRQOW11IiOizLmQs=

@@ -1,5 +1,5 @@
 consentinel-law-pack/1
 tcpa_tsr@2026.1
-fd1d9bf66294308f804dac7b40422cc19b7ea10eb1b21609f537cc366c51e6a0
+ac9daf0f60e075adc67b8bae52f79970032d4c7b74586ab7fae2bf46063917d0
 
-— consentinel/law-release 5r1ndxxbHNxyVMOnSfcOvRhYon1in4HReKI2q90j/QJWvXCLd4xWBI9WRCzIlnHkLha1DeyH9V77mbQUU1O33qgYTwI=
+— consentinel/law-release 5r1nd0u524mqbmZDToFQIml0fsSPEUY0Ch3MyCd7lVh9N3XCyn9Hast7O5SWB6x497JxipMc1zRyxgPW2zQdZbD2EgY=

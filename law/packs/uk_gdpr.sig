@@ -1,5 +1,5 @@
 consentinel-law-pack/1
 uk_gdpr@2026.1
-e5ba2871145ac49e4108a291cf4c5d5e6bb30f922b8f94aa924431158c63f5d0
+6e0254bc7d215f0aed1a8fe13311b7af4f74b36c8746008cdc7753b49798e5b2
 
-— consentinel/law-release 5r1nd5QLK2wJouNcE1Km8u8eTps+i4+KoLDBkHel4zLsYbwWYNspCMabqls/7CodtG5kVBLct6lZJJT5PmZhBzxJeQQ=
+— consentinel/law-release 5r1nd34adXd8uw9I+thy3WxdenYnioMHvrLwOR96dmNgANchqkUgAWe6uvZaNCXiTXpejiwJ0SNFoM7fu7smXcYvuQo=

@@ -1,5 +1,5 @@
 consentinel-law-pack/1
 us_recording@2026.1
-83a6ab397f8f6799767f2f7dc2dfde1cad8134a2d4e8bbb7a6a9f7a717de407b
+82099e35caf7452718261be7d3fd973a76b7a045d858e1ca73b299c5bc13e423
 
-— consentinel/law-release 5r1ndzQ62IWXiuvQjxF1DxlBDoWAdca9Y68vDbcPrBinnHJLdlz8qxyHQkCFW87G+0cl9iF1+vGhF8LObaQMx5I/yw4=
+— consentinel/law-release 5r1ndzMtKUXt0HuHtUr/2c1vgqVOyz9U1m4vCZEFIlC8jf3ASm4TGMNFo7rkvhB2MEjsucKrhyXjN1R/csv3grxXyg8=

@@ -83,6 +83,7 @@ def test_check_runs_every_vector_and_names_the_row_that_is_wrong(capsys: pytest.
     text = (SHIPPED / "gdpr.yaml").read_text()
     for wrong, row, reason in (
         (text.replace("due: 2026-10-05", "due: 2026-10-03"), "vector gdpr.art12.response DE 2026-09-03", "wrong-vector"),
+        (text.replace('2024-01-01, says: "15"', '2024-01-01, says: "13"'), "vector gdpr.art8.age DK 2024-01-01", "wrong-vector"),
         (text.replace("2024-01-01, status", "2024-13-01, status", 1), "row", "not-a-date"),
         (text.replace('{amount: 3, unit: months, counting: "1182_71"}', "{amount: 3, unit: months, counting: moon}"),
          "row 2: gdpr.art12.extended", "wrong-value"),
