@@ -15,12 +15,6 @@ from schemas.areas import STATE_OF
 
 # As many as numbers that are remembered in `schemas/identifiers.py`, for the same reason; looking one up takes some 60 µs.
 NUMBERS_MAX = 65_536
-# Places that have a code of their own in numbering, and the law of a country: with it in front, that country's rows are found.
-OF_COUNTRY = {
-    "PR": "US-PR", "GU": "US-GU", "VI": "US-VI", "AS": "US-AS", "MP": "US-MP",
-    "GP": "FR-971", "MQ": "FR-972", "GF": "FR-973", "RE": "FR-974", "YT": "FR-976", "BL": "FR-BL", "MF": "FR-MF", "PM": "FR-PM",
-    "AX": "FI-01",
-}  # fmt: skip
 WORLD = "001"  # how numbering calls what belongs to no country: satellites, international services
 
 
@@ -53,7 +47,7 @@ def place_of(number: str) -> Place:
     known = tuple(sorted(zone for zone in zones if zone != timezone.UNKNOWN_TIMEZONE))
     if region == "US" and (state := STATE_OF.get(number[2:5])) is not None:
         region = f"US-{state}"
-    return Place(OF_COUNTRY.get(region, region), known)
+    return Place(region, known)
 
 
 @lru_cache(maxsize=1024)
