@@ -44,7 +44,12 @@ def test_a_toll_free_number_waits_for_all_of_its_zones_and_nobody_is_called_nowh
     still.settle()
     assert still.decide("", identifiers=[person])["reasons"] == ["calling_place_unknown"]
     assert still.decide("", identifiers=[person], jurisdiction="FI")["verdict"] == "allow"
-    assert still.decide("", identifiers=[person | {"jurisdiction": "FI"}])["verdict"] == "allow"
+    at_home = person | {"jurisdiction": "FI"}
+    assert still.decide("", identifiers=[at_home])["verdict"] == "allow"
+    abroad = {"kind": "crm", "value": "c-7", "jurisdiction": "FR"}  # one may be rung in France, where it is too early
+    assert still.decide("", identifiers=[at_home, abroad])["reasons"] == ["outside_calling_hours"]
+    nowhere = still.decide("", identifiers=[person], jurisdiction="UK", time_zone="Europe/London")
+    assert nowhere["reasons"] == ["calling_place_unknown"]
     assert still.decide("", identifiers=[person], channel="email")["verdict"] == "allow"
 
 
@@ -85,7 +90,16 @@ def test_a_consent_that_a_child_gave_alone_is_none(still: Any) -> None:
     ([(NEW_YORK, None)], "US-CA", None, (Place("US-CA", ("America/Los_Angeles",)),)),
     ([(NEW_YORK, None)], None, "Europe/Paris", (Place("US-NY", PARIS_ZONE),)),
     ([], "FR", None, (Place("FR", PARIS_ZONE),)),
-    ([], "QQ", None, (Place("QQ", ()),)),
+    ([(PARIS, None)], "EU", None, (Place("FR", PARIS_ZONE),)),  # nor does the Union hide the member
+    ([(PARIS, "EU")], None, None, (Place("FR", PARIS_ZONE),)),
+    ([(ANYWHERE, "US-CA")], "US", None, (Place("US-CA", ("America/Los_Angeles",)),)),
+    ([("+17875550143", None)], "US", None, (Place("PR", ("America/Puerto_Rico",)),)),
+    ([(PARIS, None)], "FR-974", None, (Place("FR-974", ("Indian/Reunion",)),)),
+    ([("", "FR"), ("", "SE")], None, None, (Place("FR", PARIS_ZONE), Place("SE", ("Europe/Stockholm",)))),
+    ([], "QQ", None, (Place("", ()),)),  # no place: nobody knows what was meant
+    ([(PARIS, None)], "UK", None, (Place("", ()),)),
+    ([(PARIS, None)], "UK", "Europe/London", (Place("", ("Europe/London",)),)),
+    ([(PARIS, "FR\n")], None, "Asia/Tokyo", (Place("", ("Asia/Tokyo",)),)),
     ([], None, None, ()),
 ])  # fmt: skip
 def test_what_is_declared_wins(numbers: Any, jurisdiction: str | None, time_zone: str | None, found: Any) -> None:
