@@ -81,6 +81,14 @@ def test_a_consent_that_a_child_gave_alone_is_none(still: Any) -> None:
     assert still.send("consent.given", consent("+493090182392", age=-1)).status_code == 400
 
 
+def test_the_first_day_of_all_is_a_day_like_another(still: Any) -> None:
+    granted(still, NEW_YORK)
+    assert still.decide(NEW_YORK, at="0001-01-01T00:00:00+14:00")["verdict"] in ("allow", "deny")
+    assert still.send("consent.given", consent(PARIS, age=12), time="0001-01-01T00:00:00Z").status_code == 202
+    still.settle()
+    assert "below_consent_age" in still.decide(PARIS, at="2027-01-14T13:30:00Z")["reasons"]
+
+
 @pytest.mark.parametrize(("numbers", "jurisdiction", "time_zone", "found"), [
     ([(NEW_YORK, None)], None, None, (Place("US-NY", ("America/New_York",)),)),
     ([(NEW_YORK, None), (PARIS, None)], None, None, (Place("US-NY", ("America/New_York",)), Place("FR", PARIS_ZONE))),
