@@ -11,7 +11,7 @@ import msgspec
 import phonenumbers
 from phonenumbers import NumberParseException, timezone
 
-from schemas.areas import STATE_OF
+from schemas.areas import ALSO_KEPT, STATE_OF
 
 # As many as numbers that are remembered in `schemas/identifiers.py`, for the same reason; looking one up takes some 60 µs.
 NUMBERS_MAX = 65_536
@@ -32,6 +32,7 @@ NOWHERE = Place()
 def place_of(number: str) -> Place:
     """The place of a number in E.164; `NOWHERE` when it is nobody's.
 
+    Of numbers of an area code that numbering data does not know one by one it tells the zone of most; `ALSO_KEPT` adds the other.
     A number that is possible and not given out (a reserved one) is in the main country of its code, in all zones of its prefix.
     """
     try:
@@ -44,10 +45,11 @@ def place_of(number: str) -> Place:
     zones = timezone.time_zones_for_number(parsed)
     if timezone.UNKNOWN_TIMEZONE in zones:
         zones = timezone.time_zones_for_geographical_number(parsed)
-    known = tuple(sorted(zone for zone in zones if zone != timezone.UNKNOWN_TIMEZONE))
+    known = {zone for zone in zones if zone != timezone.UNKNOWN_TIMEZONE}
     if region == "US" and (state := STATE_OF.get(number[2:5])) is not None:
         region = f"US-{state}"
-    return Place(region, known)
+        known |= ALSO_KEPT.get(number[2:5], set())
+    return Place(region, tuple(sorted(known)))
 
 
 @lru_cache(maxsize=1024)

@@ -1,10 +1,14 @@
 """The place of a number: country or state, and every time zone it may be in."""
 
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
 import phonenumbers
 import pytest
 from phonenumbers import geocoder
+from phonenumbers.tzdata import TIMEZONE_DATA
 
-from schemas.areas import STATE_OF, STATES
+from schemas.areas import ALSO_KEPT, STATE_OF, STATES
 from schemas.places import NOWHERE, Place, place_of
 
 STATE_NAMES = {"California": "CA", "New York": "NY", "Texas": "TX", "Nevada": "NV", "Washington State": "WA"}
@@ -13,6 +17,8 @@ STATE_NAMES = {"California": "CA", "New York": "NY", "Texas": "TX", "Nevada": "N
 @pytest.mark.parametrize(("number", "region", "zones"), [
     ("+13105550143", "US-CA", ("America/Los_Angeles",)),
     ("+12085550143", "US-ID", ("America/Boise", "America/Los_Angeles")),
+    ("+18505550143", "US-FL", ("America/Chicago", "America/New_York")),  # both, where the data does not know the exchange
+    ("+16892550143", "US-FL", ("America/Chicago", "America/New_York")),  # an overlay of Orlando's that it has elsewhere
     ("+17875550143", "PR", ("America/Puerto_Rico",)),
     ("+14165550143", "CA", ("America/Toronto",)),
     ("+33199000001", "FR", ("Europe/Paris",)),
@@ -37,3 +43,16 @@ def test_no_area_code_stands_in_two_states_and_the_table_says_what_the_numbering
     for area, state in STATE_OF.items():
         told = geocoder.description_for_number(phonenumbers.parse(f"+1{area}2550143"), "en")
         assert told and state == (STATE_NAMES.get(told) or (told[-2:] if ", " in told else state)), area
+
+
+def test_an_unknown_exchange_has_every_clock_that_a_known_one_of_its_area_code_has() -> None:
+    def offsets(zones: set[str]) -> set[object]:
+        return {tuple(datetime(2026, month, 15, tzinfo=ZoneInfo(zone)).utcoffset() for month in (1, 7)) for zone in zones}
+
+    odd = {"1907581"}  # of Alaska, and said to be in Hawaii
+    codes = {code: set(zones) for code, zones in TIMEZONE_DATA.items() if code not in odd}
+    for area in STATE_OF:
+        default = codes.get(f"1{area}")
+        if default is not None:  # else every exchange is known
+            known = set().union(*(zones for code, zones in codes.items() if code.startswith(f"1{area}")))
+            assert offsets(known) <= offsets(default | ALSO_KEPT.get(area, set())), area
