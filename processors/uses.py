@@ -11,7 +11,7 @@ from schemas.topics import Verdict as Answer
 
 UseName = Literal["dial", "record", "transcribe", "train", "share", "export"]
 Reason = Literal[
-    "below_consent_age",  # the grant is a child's own, given below the place's age for it (GDPR Art. 8; 11 CCR §7070)
+    "below_consent_age",  # somebody gave the grant who is not who gives it at that age (GDPR Art. 8; 11 CCR §7070, §7071)
     "calling_place_unknown",  # nobody knows where the called number is, so nobody knows what time it is there; dial
     "company_dnc",  # an identifier is on the company's do-not-call list (47 CFR 64.1200(d)); dial
     "consent_expired",  # the grant's time is up
