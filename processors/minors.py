@@ -11,8 +11,8 @@ from law.calendars import is_place
 from law.places import chain
 from law.rows import Row
 from processors.local_rules import days_at, rules_at
-from processors.permissions import GRANTS, Cell, resolve, status_at
-from processors.uses import Finding, PartyView, Use
+from processors.permissions import GRANTS, Cell, Permissions, resolve, status_at
+from processors.uses import Finding, PartyView, Use, narrower
 from schemas.places import NOWHERE
 
 SALE = "sale_or_sharing"  # how the CCPA's rows name what `share` and `export` may be
@@ -26,9 +26,9 @@ def age_findings(party: PartyView, purpose: str, use: Use, book: Book) -> Iterat
     The place is the one that the consent declares, or the closer one of the party's in it, else the party's. Both the day of the
     grant and that of the use count.
     """
-    for known in party.permissions:
-        cell = resolve(known, purpose, use.channel, use.brand) if known is not None else None
-        if cell is None or cell.age is None or status_at(cell, use.at_ms) not in GRANTS:
+    cells = (cell for known in party.permissions if known is not None for cell in _governing(known, purpose, use))
+    for cell in cells:
+        if cell.age is None or status_at(cell, use.at_ms) not in GRANTS:
             continue
         for rows in _rows(cell, party, use, book):
             guardians = any(_below(cell.age, row) for row in rows if not _own(row))
@@ -36,6 +36,13 @@ def age_findings(party: PartyView, purpose: str, use: Use, book: Book) -> Iterat
                 # At an age for an opt-in of one's own nobody else's is one; below the age for a guardian's, only that is.
                 wrong = cell.by_guardian and not guardians if _own(row) else not cell.by_guardian
                 yield Finding("below_consent_age" if wrong and _below(cell.age, row) else None, row.rule)
+
+
+def _governing(known: Permissions, purpose: str, use: Use) -> Iterator[Cell]:
+    best = resolve(known, purpose, use.channel, use.brand)
+    if best is not None:
+        yield best
+    yield from narrower(known, purpose, use)  # the use is for those as well
 
 
 def _below(age: int, row: Row) -> bool:
