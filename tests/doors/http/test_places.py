@@ -29,6 +29,7 @@ def test_the_number_says_what_time_it_is_there(still: Any) -> None:
     assert still.decide(NEW_YORK, time_zone="Asia/Tokyo")["verdict"] == "allow"  # 17:00
     assert still.decide(NEW_YORK, jurisdiction="US-HI")["reasons"] == ["outside_calling_hours"]  # 22:00 of the day before
     assert still.decide(NEW_YORK, time_zone="Mars/Olympus")["reasons"] == ["calling_place_unknown"]
+    assert still.decide(NEW_YORK, time_zone=NEW_YORK)["reasons"] == ["calling_place_unknown"]  # and is on no record
     afternoon = still.decide(NEW_YORK, at="2027-01-14T18:00:00Z")
     assert (afternoon["verdict"], afternoon["rules"]) == ("allow", ["tcpa.64_1200_c_1.hours"])
     found = [decode_as(Decision, r.value) for _, r in still.service.topic("decisions")]
