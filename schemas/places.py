@@ -26,6 +26,8 @@ class Place(msgspec.Struct, frozen=True):
 
 
 NOWHERE = Place()
+# Names in the zone database that are no zone: the one of this machine, and the one of a machine that nobody has set.
+NO_ZONES = frozenset({"localtime", "posixrules", "Factory"})
 
 
 @lru_cache(maxsize=NUMBERS_MAX)
@@ -55,6 +57,8 @@ def place_of(number: str) -> Place:
 @lru_cache(maxsize=1024)
 def clock(zone: str) -> ZoneInfo | None:
     """The clock of a time zone by its IANA name; None for what is no zone."""
+    if zone in NO_ZONES:
+        return None
     try:
         return ZoneInfo(zone)
     except (ValueError, OSError, ZoneInfoNotFoundError):  # a publisher may send anything

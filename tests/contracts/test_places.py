@@ -9,7 +9,7 @@ from phonenumbers import geocoder
 from phonenumbers.tzdata import TIMEZONE_DATA
 
 from schemas.areas import ALSO_KEPT, STATE_OF, STATES
-from schemas.places import NOWHERE, Place, place_of
+from schemas.places import NOWHERE, Place, clock, place_of
 
 STATE_NAMES = {"California": "CA", "New York": "NY", "Texas": "TX", "Nevada": "NV", "Washington State": "WA"}
 
@@ -36,6 +36,11 @@ def test_a_toll_free_number_may_be_anywhere_its_code_is() -> None:
 
 def test_what_belongs_to_no_country_is_nowhere() -> None:
     assert place_of("+883510012345678") == NOWHERE and place_of("not a number") == NOWHERE
+
+
+@pytest.mark.parametrize("zone", ["localtime", "posixrules", "Factory", "Mars/Olympus", "America", "../UTC", ""])
+def test_what_is_no_zone_has_no_clock(zone: str) -> None:
+    assert clock(zone) is None and clock("Europe/Paris") is not None
 
 
 def test_no_area_code_stands_in_two_states_and_the_table_says_what_the_numbering_data_says() -> None:
