@@ -57,6 +57,18 @@ ZONES: dict[str, tuple[str, ...]] = {
     "ES-CN": ("Atlantic/Canary",),
     "ES-ML": ("Africa/Ceuta",),
     **{f"ES-{region}": ("Europe/Madrid",) for region in "AN AR AS CB CL CM CT EX GA IB MC MD NC PV RI VC".split()},
+    # The French overseas: by their numbers, and by the letters that were their codes before.
+    **{
+        f"FR-{code}": (f"{ocean}/{island}",)
+        for ocean, island, codes in (
+            ("America", "Guadeloupe", "971 GP"), ("America", "Martinique", "972 MQ"), ("America", "Cayenne", "973 GF"),
+            ("Indian", "Reunion", "974 RE"), ("Indian", "Mayotte", "976 YT"), ("America", "St_Barthelemy", "BL"),
+            ("America", "Marigot", "MF"), ("America", "Miquelon", "PM"), ("Pacific", "Noumea", "NC"), ("Pacific", "Wallis", "WF"),
+        )
+        for code in codes.split()
+    },
+    "FR-PF": ("Pacific/Tahiti", "Pacific/Marquesas", "Pacific/Gambier"),
+    "FR-TF": ("Indian/Kerguelen",),
     "PT-20": ("Atlantic/Azores",),
     "PT-30": ("Atlantic/Madeira",),
     **{f"PT-{district:02}": ("Europe/Lisbon",) for district in range(1, 19)},

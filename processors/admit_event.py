@@ -97,6 +97,9 @@ def problem(event: EventData, time_ms: int, receipt_ms: int) -> Refuse | None:
     """What is wrong with an event besides its shape and its identifiers, or None. The door asks the same question."""
     if time_ms > receipt_ms + FUTURE_MS_MAX:
         return Refuse("time-ahead", "time")
+    as_of = event.national_dnc_as_of if isinstance(event, ControllerConfigured) else None
+    if as_of is not None and as_of.timestamp() * 1000 > receipt_ms + FUTURE_MS_MAX:
+        return Refuse("time-ahead", "national_dnc_as_of")  # data of days to come would stay fresh until long after them
     if isinstance(event, SuppressionChanged) and event.expires and event.expires.timestamp() * 1000 <= time_ms:
         return Refuse("expired-already", "expires")  # an addition never takes a standing suppression away
     if isinstance(event, RetentionPolicySet) and (field := wrong_period(event)) is not None:

@@ -9,7 +9,7 @@ from law.book import Book
 from processors.dial_rules import dial_findings
 from processors.local_rules import behind
 from processors.minors import age_findings
-from processors.permissions import ANY, GRANTS, PART, Permissions, resolve, status_at
+from processors.permissions import ANY, GRANTS, Permissions, resolve, status_at
 from processors.record_rules import duty_rules, must_be_recorded, record_findings
 from processors.uses import (
     EMPLOYEES,
@@ -23,6 +23,7 @@ from processors.uses import (
     UseName,
     Verdict,
     asked_of,
+    narrower,
     overlap,
 )
 from schemas.topics import ConsentStatus, ControllerState
@@ -135,21 +136,9 @@ def _statuses(known: Permissions | None, purpose: str, use: Use) -> Iterator[Con
     found = resolve(known, purpose, use.channel, use.brand)
     if found is not None:
         yield status_at(found, use.at_ms)
-    if ANY in (use.channel, use.brand):
-        for channel, brand in _within(known, purpose, use):
-            best = resolve(known, purpose, channel, brand)
-            if best is not None and (status := status_at(best, use.at_ms)) in DENIALS:
-                yield status  # a grant for one brand is no grant for all
-
-
-def _within(known: Permissions, purpose: str, use: Use) -> set[tuple[str, str]]:
-    """Find the channels and brands that the use stands for and some row about the purpose speaks of."""
-    cells: set[tuple[str, str]] = set()
-    for key in known.cells:
-        p, channel, brand = key.split(PART)
-        if p in (purpose, ANY) and overlap(channel, use.channel) and overlap(brand, use.brand):
-            cells.add((channel if use.channel == ANY else use.channel, brand if use.brand == ANY else use.brand))
-    return cells
+    for best in narrower(known, purpose, use):
+        if (status := status_at(best, use.at_ms)) in DENIALS:
+            yield status  # a grant for one brand is no grant for all
 
 
 def _suppressed(party: PartyView, use: Use) -> Iterator[Reason]:

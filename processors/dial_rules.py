@@ -18,12 +18,13 @@ from schemas.places import clock
 from schemas.topics import ControllerState
 
 DAY_MS = 86_400_000
+NO_COUNTRY = frozenset({"", "EU"})  # hours are each member's own
 
 
 def dial_findings(party: PartyView, use: Use, settings: ControllerState, book: Book) -> Iterator[Finding]:
     """Ask each rule about calling `party`; nothing for channels that ring nowhere.
 
-    * Hours: allowed only if they are allowed in every zone of every place. Without a place and a zone the call is denied.
+    * Hours: allowed only if they are allowed in every zone of every place. Without a country and a zone the call is denied.
     * National do-not-call data of a controller that has said when it was obtained must not be older than the row has days.
     * Where a revocation reaches unrelated matters, one that is as late as every grant, or pending, denies.
     """
@@ -40,7 +41,7 @@ def dial_findings(party: PartyView, use: Use, settings: ControllerState, book: B
                 exempt = use.callback and row.applies.get("callback") == "exempt"
                 if row.hours is not None and not exempt:
                     yield Finding(None if _within(row.hours, local, place.region) else "outside_calling_hours", row.rule)
-        if not place.region or not days or any(clock(zone) is None for zone in place.zones):
+        if place.region in NO_COUNTRY or not days or any(clock(zone) is None for zone in place.zones):
             yield Finding("calling_place_unknown", "")
         for rules in days.values():
             yield from _lists(rules, use, settings)

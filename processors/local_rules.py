@@ -4,7 +4,7 @@ What a row does not say nobody makes up: a rule that no pack here has denies not
 """
 
 from collections.abc import Iterator
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, tzinfo
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from processors.uses import PartyView, Reason, Use
 from schemas.places import NOWHERE, Place, clock
 
 PLACE_DAYS_MAX = 4096  # places × days × books: a few days of every place that people call
+EARLIEST_MS = -2_208_988_800_000  # 1900: older than every row; a publisher's or an asker's year 1 has no day before it
 SAME_FOR_ALL = "*"
 # Which rules stand behind a reason that consents and lists give, per use: they explain, and decide nothing.
 BEHIND: dict[str, dict[Reason, tuple[str, ...]]] = {
@@ -95,12 +96,16 @@ def local_times(place: Place, at_ms: int) -> Iterator[datetime]:
     for zone in place.zones:
         kept = clock(zone)
         if kept is not None:
-            yield datetime.fromtimestamp(at_ms / 1000, kept)
+            yield _local(at_ms, kept)
 
 
 def days_at(place: Place, at_ms: int) -> set[date]:
     """The day it is at the place: two where its zones are on either side of midnight; the day of UTC where nobody knows."""
-    return {local.date() for local in local_times(place, at_ms)} or {datetime.fromtimestamp(at_ms / 1000, UTC).date()}
+    return {local.date() for local in local_times(place, at_ms)} or {_local(at_ms, UTC).date()}
+
+
+def _local(at_ms: int, zone: tzinfo) -> datetime:
+    return datetime.fromtimestamp(max(at_ms, EARLIEST_MS) / 1000, zone)
 
 
 def rules_of(party: PartyView, at_ms: int, book: Book) -> Iterator[tuple[Place, LocalRules]]:

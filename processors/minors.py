@@ -7,10 +7,12 @@ the years: somebody has to ask again. The Article is about services offered dire
 from collections.abc import Iterator
 
 from law.book import Book
+from law.calendars import is_place
+from law.places import chain
 from law.rows import Row
 from processors.local_rules import days_at, rules_at
-from processors.permissions import GRANTS, Cell, resolve, status_at
-from processors.uses import Finding, PartyView, Use
+from processors.permissions import GRANTS, Cell, Permissions, resolve, status_at
+from processors.uses import Finding, PartyView, Use, narrower
 from schemas.places import NOWHERE
 
 SALE = "sale_or_sharing"  # how the CCPA's rows name what `share` and `export` may be
@@ -19,28 +21,51 @@ STRICTEST = "EU"  # the age of a place that nobody knows: the Regulation's own, 
 
 
 def age_findings(party: PartyView, purpose: str, use: Use, book: Book) -> Iterator[Finding]:
-    """Ask each rule on ages about the grants of a party that told an age under 18 and no guardian.
+    """Ask each rule on ages about the grants of a party that told an age under 18.
 
-    The place is the one that the consent declares, else the party's. Both the day of the grant and that of the use count.
+    The place is the one that the consent declares, or the closer one of the party's in it, else the party's. Both the day of the
+    grant and that of the use count.
     """
-    for known in party.permissions:
-        cell = resolve(known, purpose, use.channel, use.brand) if known is not None else None
-        if cell is None or cell.age is None or cell.by_guardian or status_at(cell, use.at_ms) not in GRANTS:
+    cells = (cell for known in party.permissions if known is not None for cell in _governing(known, purpose, use))
+    for cell in cells:
+        if cell.age is None or status_at(cell, use.at_ms) not in GRANTS:
             continue
-        for row in _rows(cell, party, use, book):
-            below = row.number is not None and cell.age < row.number
-            # Below the age for an opt-in of one's own it takes one, and this is one; only the age for a guardian's denies.
-            own_opt_in = row.applies.get("by") == "self"
-            yield Finding("below_consent_age" if below and not own_opt_in else None, row.rule)
+        for rows in _rows(cell, party, use, book):
+            guardians = any(_below(cell.age, row) for row in rows if not _own(row))
+            for row in rows:
+                # At an age for an opt-in of one's own nobody else's is one; below the age for a guardian's, only that is.
+                wrong = cell.by_guardian and not guardians if _own(row) else not cell.by_guardian
+                yield Finding("below_consent_age" if wrong and _below(cell.age, row) else None, row.rule)
 
 
-def _rows(cell: Cell, party: PartyView, use: Use, book: Book) -> Iterator[Row]:
+def _governing(known: Permissions, purpose: str, use: Use) -> Iterator[Cell]:
+    best = resolve(known, purpose, use.channel, use.brand)
+    if best is not None:
+        yield best
+    yield from narrower(known, purpose, use)  # the use is for those as well
+
+
+def _below(age: int, row: Row) -> bool:
+    return row.number is not None and age < row.number
+
+
+def _own(row: Row) -> bool:
+    return row.applies.get("by") == "self"
+
+
+def _rows(cell: Cell, party: PartyView, use: Use, book: Book) -> Iterator[list[Row]]:
+    """Yield the rows about the use, of each region and day."""
     moments = (cell.effective_ms, use.at_ms)
     days = {day for place in party.places or (NOWHERE,) for at_ms in moments for day in days_at(place, at_ms)}
-    regions = [cell.jurisdiction] if cell.jurisdiction else [place.region or STRICTEST for place in party.places]
-    for region in regions or [STRICTEST]:
+    for region in {_region(cell.jurisdiction, place.region) for place in party.places or (NOWHERE,)}:
         for day in days:
-            for row in rules_at(book, region, day).ages:
-                about = row.applies.get("purpose")
-                if (about is None and "item" not in row.applies) or (about == SALE and use.use in SOLD):
-                    yield row
+            rows = ((row, row.applies.get("purpose")) for row in rules_at(book, region, day).ages)
+            yield [
+                row for row, about in rows
+                if (about is None and "item" not in row.applies) or (about == SALE and use.use in SOLD)
+            ]  # fmt: skip
+
+
+def _region(declared: str | None, told: str) -> str:
+    region = told if declared is None or declared in chain(told) else declared
+    return region if is_place(region) else STRICTEST

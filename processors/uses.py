@@ -1,17 +1,17 @@
 """What is asked of `decide_use` and what it answers: uses, the parties as they are seen, reasons and rules."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import msgspec
 
-from processors.permissions import ANY, Permissions
+from processors.permissions import ANY, PART, Cell, Permissions, resolve
 from schemas.places import Place
 from schemas.topics import Verdict as Answer
 
 UseName = Literal["dial", "record", "transcribe", "train", "share", "export"]
 Reason = Literal[
-    "below_consent_age",  # the grant is a child's own, given below the place's age for it (GDPR Art. 8; 11 CCR §7070)
+    "below_consent_age",  # somebody gave the grant who is not who gives it at that age (GDPR Art. 8; 11 CCR §7070, §7071)
     "calling_place_unknown",  # nobody knows where the called number is, so nobody knows what time it is there; dial
     "company_dnc",  # an identifier is on the company's do-not-call list (47 CFR 64.1200(d)); dial
     "consent_expired",  # the grant's time is up
@@ -109,3 +109,18 @@ def asked_of(parties: Sequence[PartyView]) -> list[PartyView]:
 def overlap(one: str, other: str) -> bool:
     """Whether two names of a purpose, channel or brand can mean the same; `*` means all."""
     return one == other or ANY in (one, other)
+
+
+def narrower(known: Permissions, purpose: str, use: Use) -> Iterator[Cell]:
+    """Find what governs each channel and brand that a use for several stands for and some row about the purpose speaks of."""
+    if ANY not in (use.channel, use.brand):
+        return
+    cells: set[tuple[str, str]] = set()
+    for key in known.cells:
+        p, channel, brand = key.split(PART)
+        if p in (purpose, ANY) and overlap(channel, use.channel) and overlap(brand, use.brand):
+            cells.add((channel if use.channel == ANY else use.channel, brand if use.brand == ANY else use.brand))
+    for channel, brand in cells:
+        best = resolve(known, purpose, channel, brand)
+        if best is not None:
+            yield best

@@ -57,4 +57,12 @@ STATES: dict[str, str] = {
     "WV": "304 681",
     "WY": "307",
 }
+# Area codes whose numbers may keep one more clock than the numbering data says of those that it does not know one by one: it has
+# the zone of most, and of an overlay (364 over 270, 448 over 850, 458 over 541, 930 over 812, 689 over 407) none of the others.
+ALSO: dict[str, str] = {
+    "America/New_York": "423 689",
+    "America/Chicago": "219 270 364 448 574 606 812 850 906 930",
+    "America/Denver": "308 458 541 620 785 928",
+}
+ALSO_KEPT: dict[str, set[str]] = {area: {zone} for zone, areas in ALSO.items() for area in areas.split()}
 STATE_OF: dict[str, str] = {area: state for state, areas in STATES.items() for area in areas.split()}

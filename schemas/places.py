@@ -11,16 +11,10 @@ import msgspec
 import phonenumbers
 from phonenumbers import NumberParseException, timezone
 
-from schemas.areas import STATE_OF
+from schemas.areas import ALSO_KEPT, STATE_OF
 
 # As many as numbers that are remembered in `schemas/identifiers.py`, for the same reason; looking one up takes some 60 µs.
 NUMBERS_MAX = 65_536
-# Places that have a code of their own in numbering, and the law of a country: with it in front, that country's rows are found.
-OF_COUNTRY = {
-    "PR": "US-PR", "GU": "US-GU", "VI": "US-VI", "AS": "US-AS", "MP": "US-MP",
-    "GP": "FR-971", "MQ": "FR-972", "GF": "FR-973", "RE": "FR-974", "YT": "FR-976", "BL": "FR-BL", "MF": "FR-MF", "PM": "FR-PM",
-    "AX": "FI-01",
-}  # fmt: skip
 WORLD = "001"  # how numbering calls what belongs to no country: satellites, international services
 
 
@@ -32,12 +26,15 @@ class Place(msgspec.Struct, frozen=True):
 
 
 NOWHERE = Place()
+# Names in the zone database that are no zone: the one of this machine, and the one of a machine that nobody has set.
+NO_ZONES = frozenset({"localtime", "posixrules", "Factory"})
 
 
 @lru_cache(maxsize=NUMBERS_MAX)
 def place_of(number: str) -> Place:
     """The place of a number in E.164; `NOWHERE` when it is nobody's.
 
+    Of numbers of an area code that numbering data does not know one by one it tells the zone of most; `ALSO_KEPT` adds the other.
     A number that is possible and not given out (a reserved one) is in the main country of its code, in all zones of its prefix.
     """
     try:
@@ -50,15 +47,18 @@ def place_of(number: str) -> Place:
     zones = timezone.time_zones_for_number(parsed)
     if timezone.UNKNOWN_TIMEZONE in zones:
         zones = timezone.time_zones_for_geographical_number(parsed)
-    known = tuple(sorted(zone for zone in zones if zone != timezone.UNKNOWN_TIMEZONE))
+    known = {zone for zone in zones if zone != timezone.UNKNOWN_TIMEZONE}
     if region == "US" and (state := STATE_OF.get(number[2:5])) is not None:
         region = f"US-{state}"
-    return Place(OF_COUNTRY.get(region, region), known)
+        known |= ALSO_KEPT.get(number[2:5], set())
+    return Place(region, tuple(sorted(known)))
 
 
 @lru_cache(maxsize=1024)
 def clock(zone: str) -> ZoneInfo | None:
     """The clock of a time zone by its IANA name; None for what is no zone."""
+    if zone in NO_ZONES:
+        return None
     try:
         return ZoneInfo(zone)
     except (ValueError, OSError, ZoneInfoNotFoundError):  # a publisher may send anything

@@ -207,13 +207,10 @@ def _asked(door: Door, ask: Ask, settings: ControllerState, reasons: set[str]) -
             refs.append(door.service.secrets.ref(ask.controller, identifier.kind, normal))
             if identifier.kind == "tel" and refs[-1] not in own:
                 numbers.append((normal, identifier.jurisdiction))
-        places = places_of(numbers, party.jurisdiction or (None if numbers else _declared(party.identifiers)), party.time_zone)
+        if not numbers:
+            numbers = [("", identifier.jurisdiction) for identifier in party.identifiers if identifier.jurisdiction]
+        places = places_of(numbers, party.jurisdiction, party.time_zone)
         yield party.role, refs, [ref for ref in refs if ref not in own], places
-
-
-def _declared(identifiers: Identifiers) -> str | None:
-    """The place of somebody who has no number."""
-    return next((identifier.jurisdiction for identifier in identifiers if identifier.jurisdiction), None)
 
 
 def _known(door: Door, ask: Ask, refs: set[str], reasons: set[str]) -> dict[str, _Known]:

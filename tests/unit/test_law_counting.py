@@ -147,6 +147,7 @@ def test_business_days_are_those_of_the_place() -> None:
 def test_a_place_has_its_zones_and_what_is_none_is_refused() -> None:
     assert {z.key for z in zones("US-TX")} == {"America/Chicago", "America/Denver"}
     assert {z.key for z in zones("ES-CN")} == {"Atlantic/Canary"}
+    assert [z.key for z in (*zones("FR-971"), *zones("FR-GP"), *zones("GP"))] == ["America/Guadeloupe"] * 3
     assert [z.key for z in zones("DE-BY")] == [z.key for z in zones("DE")]
     assert zone("US").key == "America/New_York"
     assert is_place("EU")

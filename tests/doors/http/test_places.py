@@ -29,6 +29,7 @@ def test_the_number_says_what_time_it_is_there(still: Any) -> None:
     assert still.decide(NEW_YORK, time_zone="Asia/Tokyo")["verdict"] == "allow"  # 17:00
     assert still.decide(NEW_YORK, jurisdiction="US-HI")["reasons"] == ["outside_calling_hours"]  # 22:00 of the day before
     assert still.decide(NEW_YORK, time_zone="Mars/Olympus")["reasons"] == ["calling_place_unknown"]
+    assert still.decide(NEW_YORK, time_zone=NEW_YORK)["reasons"] == ["calling_place_unknown"]  # and is on no record
     afternoon = still.decide(NEW_YORK, at="2027-01-14T18:00:00Z")
     assert (afternoon["verdict"], afternoon["rules"]) == ("allow", ["tcpa.64_1200_c_1.hours"])
     found = [decode_as(Decision, r.value) for _, r in still.service.topic("decisions")]
@@ -44,7 +45,12 @@ def test_a_toll_free_number_waits_for_all_of_its_zones_and_nobody_is_called_nowh
     still.settle()
     assert still.decide("", identifiers=[person])["reasons"] == ["calling_place_unknown"]
     assert still.decide("", identifiers=[person], jurisdiction="FI")["verdict"] == "allow"
-    assert still.decide("", identifiers=[person | {"jurisdiction": "FI"}])["verdict"] == "allow"
+    at_home = person | {"jurisdiction": "FI"}
+    assert still.decide("", identifiers=[at_home])["verdict"] == "allow"
+    abroad = {"kind": "crm", "value": "c-7", "jurisdiction": "FR"}  # one may be rung in France, where it is too early
+    assert still.decide("", identifiers=[at_home, abroad])["reasons"] == ["outside_calling_hours"]
+    nowhere = still.decide("", identifiers=[person], jurisdiction="UK", time_zone="Europe/London")
+    assert nowhere["reasons"] == ["calling_place_unknown"]
     assert still.decide("", identifiers=[person], channel="email")["verdict"] == "allow"
 
 
@@ -76,6 +82,14 @@ def test_a_consent_that_a_child_gave_alone_is_none(still: Any) -> None:
     assert still.send("consent.given", consent("+493090182392", age=-1)).status_code == 400
 
 
+def test_the_first_day_of_all_is_a_day_like_another(still: Any) -> None:
+    granted(still, NEW_YORK)
+    assert still.decide(NEW_YORK, at="0001-01-01T00:00:00+14:00")["verdict"] in ("allow", "deny")
+    assert still.send("consent.given", consent(PARIS, age=12), time="0001-01-01T00:00:00Z").status_code == 202
+    still.settle()
+    assert "below_consent_age" in still.decide(PARIS, at="2027-01-14T13:30:00Z")["reasons"]
+
+
 @pytest.mark.parametrize(("numbers", "jurisdiction", "time_zone", "found"), [
     ([(NEW_YORK, None)], None, None, (Place("US-NY", ("America/New_York",)),)),
     ([(NEW_YORK, None), (PARIS, None)], None, None, (Place("US-NY", ("America/New_York",)), Place("FR", PARIS_ZONE))),
@@ -85,7 +99,16 @@ def test_a_consent_that_a_child_gave_alone_is_none(still: Any) -> None:
     ([(NEW_YORK, None)], "US-CA", None, (Place("US-CA", ("America/Los_Angeles",)),)),
     ([(NEW_YORK, None)], None, "Europe/Paris", (Place("US-NY", PARIS_ZONE),)),
     ([], "FR", None, (Place("FR", PARIS_ZONE),)),
-    ([], "QQ", None, (Place("QQ", ()),)),
+    ([(PARIS, None)], "EU", None, (Place("FR", PARIS_ZONE),)),  # nor does the Union hide the member
+    ([(PARIS, "EU")], None, None, (Place("FR", PARIS_ZONE),)),
+    ([(ANYWHERE, "US-CA")], "US", None, (Place("US-CA", ("America/Los_Angeles",)),)),
+    ([("+17875550143", None)], "US", None, (Place("PR", ("America/Puerto_Rico",)),)),
+    ([(PARIS, None)], "FR-974", None, (Place("FR-974", ("Indian/Reunion",)),)),
+    ([("", "FR"), ("", "SE")], None, None, (Place("FR", PARIS_ZONE), Place("SE", ("Europe/Stockholm",)))),
+    ([], "QQ", None, (Place("", ()),)),  # no place: nobody knows what was meant
+    ([(PARIS, None)], "UK", None, (Place("", ()),)),
+    ([(PARIS, None)], "UK", "Europe/London", (Place("", ("Europe/London",)),)),
+    ([(PARIS, "FR\n")], None, "Asia/Tokyo", (Place("", ("Asia/Tokyo",)),)),
     ([], None, None, ()),
 ])  # fmt: skip
 def test_what_is_declared_wins(numbers: Any, jurisdiction: str | None, time_zone: str | None, found: Any) -> None:
