@@ -17,6 +17,8 @@ RECORDED = frozenset({"record", "transcribe"})
 CARD_RULES = ("pci.3_3_1.ceiling", "eu.recording.pause_at_bank_data")
 DUTY_RULE = "mifid.16_7.duty"
 ALL_PARTY = "us.recording.all_party"
+OWN_CONSENT = "eu.training.prior_consent"
+UNTOLD = ("", "EU")  # may be where training needs a consent of its own
 
 
 def record_findings(party: PartyView, use: Use, book: Book) -> Iterator[Finding]:
@@ -24,13 +26,13 @@ def record_findings(party: PartyView, use: Use, book: Book) -> Iterator[Finding]
 
     * A state that nobody knows counts as one where all parties must agree, and so does a place that nobody knows.
     * While card data is being taken there is neither recording nor transcript.
-    * Where training needs a consent of its own, the grant must be for the purpose `training`.
+    * Where training needs a consent of its own, and where nobody knows, the grant must be for the purpose `training`.
     """
     if use.use not in RECORDED | {"train"}:
         return
     for place, rules in rules_of(party, use.at_ms, book):
-        if use.use == "train" and rules.training is not None:
-            yield Finding(None if use.purpose == TRAINING else "training_consent_missing", rules.training.rule)
+        if use.use == "train" and (rules.training is not None or place.region in UNTOLD):
+            yield Finding(None if use.purpose == TRAINING else "training_consent_missing", OWN_CONSENT)
         if use.use in RECORDED and (rules.all_party is not None or place.region in ("", "US")):
             yield Finding(None, ALL_PARTY)
     if use.use in RECORDED and use.card_data:

@@ -22,7 +22,7 @@ ErasureGround = Literal["no_longer_needed", "consent_withdrawn", "objection", "u
 SuppressionList = Literal["company_dnc", "national_dnc", "objection", "gpc"]
 Risk = Literal["unlikely", "risk", "high"]
 
-Jurisdiction = Annotated[str, Meta(pattern=r"^[A-Z]{2}(-[A-Z0-9]{1,3})?$")]
+Jurisdiction = Annotated[str, Meta(pattern=r"^[A-Z]{2}(-[A-Z0-9]{1,3})?(?!\n)$")]
 PersonName = Annotated[str, Meta(max_length=512), personal("user.name")]
 Actor = Annotated[str, Meta(max_length=256), personal("user.authorizing")]
 Uri = Annotated[str, Meta(max_length=4096), personal("user.unique_id")]
@@ -368,7 +368,7 @@ class ControllerConfigured(EventData, frozen=True, kw_only=True):
 
     SCHEMA: ClassVar[str] = "ControllerConfigured"
     TYPES: ClassVar[tuple[str, ...]] = ("controller.configured",)
-    default_region: Annotated[str, Meta(pattern=r"^[A-Z]{2}$")]
+    default_region: Annotated[str, Meta(pattern=r"^[A-Z]{2}(?!\n)$")]
     employee_basis: Name
     own_identifiers: Annotated[tuple[Identifier, ...], Meta(max_length=LIST_ITEMS_MAX)] = ()
     four_eyes: bool = False
