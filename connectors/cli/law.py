@@ -50,8 +50,7 @@ def law_list(session: Session, place: AnyPlace = None, on: On = None, proposed: 
     rows = [_shown(row, pack) for pack in book.packs for row in _held(book, pack, place, day)]
     packs = [{"pack": p.pack, "version": p.version, "title": p.title, "sha256": digest_of(p)} for p in library.packs()]
     document = {"on": day.isoformat(), "place": place, "rows": rows, "packs": packs}
-    table = [{**row, "places": " ".join(row["places"])} for row in rows]
-    session.show(document, rows_table(table, SHOWN), rows_table(packs))
+    session.show(document, rows_table(rows, SHOWN), rows_table(packs))
 
 
 @command(law, "check")

@@ -43,9 +43,9 @@ def cell(name: str, value: Any) -> str:
             return "yes" if value else "no"
         case int() if name.endswith("_ms") and name not in ("headroom_ms", "lag_ms"):
             return moment(value)
-        case list() if any(isinstance(item, dict) for item in value):
+        case list() | tuple() if any(isinstance(item, dict) for item in value):
             return f"{len(value)} entries"
-        case list():
+        case list() | tuple():
             return ", ".join(str(item) for item in value)[:CELL_CHARS_MAX]
         case dict():
             return ", ".join(f"{key} {cell(key, item)}" for key, item in value.items())[:CELL_CHARS_MAX]
