@@ -59,7 +59,7 @@ class Witness(Book):
         self.asked.add(Question(rule, place, on))
         return super().row(rule, place, on, proposed=proposed)
 
-    def offers(self, pack: str, version: str) -> bool:
+    def offers(self, chosen: Mapping[str, str]) -> bool:
         """What the log's controllers chose does not matter here."""
         return True
 

@@ -11,7 +11,7 @@ from law.reading import PackRefused, check_versions
 from law.rows import Kind, Pack, Row
 from law.signing import RELEASE_KEY, read_folder
 
-Others = Callable[[str, str], "Book"]  # pack and version → the book with that version instead
+Others = Callable[[Mapping[str, str]], "Book"]  # versions of packs → the book with these, and the newest of every other pack
 SHIPPED = Path(__file__).resolve().parent / "packs"
 
 
@@ -89,10 +89,10 @@ class Book:
             raise PackRefused(pack, "unknown-pack")
         return self._versions[pack]
 
-    def offers(self, pack: str, version: str) -> bool:
-        """Whether that version could be chosen instead: the deployment has it, and it goes with the others."""
+    def offers(self, chosen: Mapping[str, str]) -> bool:
+        """Whether these versions could be chosen together: the deployment has each, and they go with the newest of the others."""
         try:
-            return self._versions.get(pack) == version or (self._others is not None and bool(self._others(pack, version)))
+            return self._others is not None and bool(self._others(chosen))
         except PackRefused:
             return False
 
@@ -141,7 +141,7 @@ class Library:
         key = tuple(sorted(chosen.items())) if chosen else ()
         if key not in self._books:
             packs = [self.pack(name, version) for name, version in {**self._newest, **chosen}.items()]
-            self._books[key] = Book(packs, others=lambda pack, version: self.book({**chosen, pack: version}))
+            self._books[key] = Book(packs, others=self.book)
         return self._books[key]
 
     def _add(self, pack: Pack) -> None:

@@ -10,7 +10,7 @@ import pytest
 from engine.service import Service
 from law.book import Book, Library, shipped, shipped_library
 from law.reading import PackRefused
-from law.rows import Pack, Period
+from law.rows import Pack, Period, Row
 from processors.configure_controller import ConfigureController
 from schemas.codec import decode_as
 from schemas.routed import Envelope
@@ -46,7 +46,7 @@ def test_the_newest_version_is_in_force_until_another_is_activated_and_for_this_
 def test_a_version_that_is_not_there_stands_for_no_other() -> None:
     with pytest.raises(PackRefused, match=r"gdpr@1\.1: unknown-version"):
         shipped_library().book({"gdpr": "1.1"})
-    assert not shipped().offers("gdpr", "1.1") and shipped().offers("gdpr", "2026.1")
+    assert not shipped().offers({"gdpr": "1.1"}) and shipped().offers({"gdpr": "2026.1"})
 
 
 def test_of_versions_the_greatest_number_is_the_newest() -> None:
@@ -62,6 +62,21 @@ def test_one_version_is_there_once() -> None:
 def test_two_packs_do_not_both_rule_at_one_place() -> None:
     with pytest.raises(PackRefused, match=r"gdpr\.art12\.response EU 2018-05-25: overlap"):
         Book([*shipped().packs, msgspec.structs.replace(newer(), pack="own")])
+
+
+def test_packs_that_do_not_go_together_are_refused_one_right_after_the_other() -> None:
+    """The context's settings know of the first a turn later."""
+    row = Row(
+        rule="own.rule", kind="flag", flag=True, places=("EU",), article="a", source="s", certainty="M", status="law",
+        valid_from=date(2020, 1, 1),
+    )  # fmt: skip
+    both = [Pack(pack=name, version="1", title=name, rows=(row,)) for name in ("own_a", "own_b")]
+    driver = Driver(ConfigureController(), library=Library(shipped().packs, both))
+    for at, name in enumerate(("own_a", "own_b"), 1):
+        driver.send("controller acme", "law.activated", {"pack": name, "version": "1"}, at=at)
+    assert [refused.code for refused in driver.refusals] == ["unknown-law"]
+    state = driver.rows("controllers")[CONTROLLER,]
+    assert isinstance(state, ControllerState) and state.law == {"own_a": "1"}
 
 
 def test_what_a_missing_version_decides_on_waits_for_it_and_is_not_set_aside(tmp_path: Path) -> None:
