@@ -17,6 +17,7 @@ from connectors.cli.session import Session, command
 from engine.replay import Question
 from engine.service import Service
 from law.book import Book, Library
+from law.calendars import day_at
 from law.reading import PackRefused, read_pack
 from law.rows import Pack
 from processors.request_case import RequestCase
@@ -177,7 +178,7 @@ def _clocks(books: tuple[Book, Book], case: RequestCase, service: Service) -> It
     clocks = [clock_of(book, case.regime, case.right, place, case.received_ms) for book in books]
     due = [moment(clock.due_ms(extended=case.extended and clock.may_extend, pauses=case.pauses)) for clock in clocks]
     if due[0] != due[1]:
-        on = datetime.fromtimestamp(case.received_ms / 1000, UTC).date()
+        on = day_at(place, datetime.fromtimestamp(case.received_ms / 1000, UTC))
         rules = list(explain(books, [Question(clock.row.rule, place, on) for clock in clocks]))
         yield Difference(
             at=moment(case.received_ms), what="requests.state", id=case.request_id, field="clock.due_ms", before=due[0],
