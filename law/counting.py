@@ -33,7 +33,8 @@ Paused = Sequence[tuple[datetime, datetime]]
 _DAY = timedelta(days=1)
 _MONTHS = {"months": 1, "years": 12}
 _BUSINESS_DAYS_MIN = 2  # Art. 3(5)
-_YEARS = range(1970, 2200)  # of receipt
+_YEARS = range(1970, 2200)  # of receipt and of pauses
+_FIRST_MS, _LAST_MS = (round(datetime(year, 1, 1, tzinfo=UTC).timestamp() * 1000) for year in (_YEARS[0], _YEARS[-1]))
 # A hundred years of each: no rule runs longer, and no date overflows.
 _AMOUNT_MAX = {"hours": 876_600, "days": 36_525, "business_days": 26_000, "months": 1_200, "years": 100}
 
@@ -80,6 +81,11 @@ def check(period: Period) -> None:
         raise PeriodUnusable("unit: not one of this version of counting")
     if not 0 <= period.amount <= _AMOUNT_MAX[period.unit]:
         raise PeriodUnusable("amount: less than none, or more than a hundred years")
+
+
+def countable_ms(stated_ms: int) -> int:
+    """The moment, or the nearest that periods are counted from: what somebody states may be in any year of the calendar."""
+    return min(max(stated_ms, _FIRST_MS), _LAST_MS)
 
 
 def due(

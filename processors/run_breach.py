@@ -11,7 +11,8 @@ from typing import ClassVar, Literal
 
 import msgspec
 
-from law.counting import due
+from law.calendars import day_at
+from law.counting import countable_ms, due
 from law.places import chain
 from processors.kernel import Alarm, Audit, Effect, Emit, Incurious, Instant, Put, Receipt, Refuse, State, View, Wake
 from processors.terms import HOUR_MS
@@ -66,12 +67,16 @@ class Incident(State):
     law: str = ""  # the pack, with its version, that says so
 
     @property
+    def start_ms(self) -> int:
+        """From when the role's clock runs: from detection while awareness is not stated, which is never later."""
+        return countable_ms(self.detected_ms if self.aware_ms is None else self.aware_ms)
+
+    @property
     def due_ms(self) -> int:
-        """When the role's clock runs out; from detection while awareness is not stated, which is never later."""
-        start_ms = self.detected_ms if self.aware_ms is None else self.aware_ms
+        """When the role's clock runs out."""
         if self.role == "processor":
-            return start_ms
-        return self.authority_ms or start_ms + AUTHORITY_HOURS * HOUR_MS
+            return self.start_ms
+        return self.authority_ms or self.start_ms + AUTHORITY_HOURS * HOUR_MS
 
     @property
     def stopped(self) -> str:
@@ -141,9 +146,8 @@ def _take_law(incident: Incident, at: Receipt) -> None:
     book, region = at.law(at.controller), at.settings(at.controller).default_region
     home = next((place for place in chain(region or "EU") if place in AUTHORITY), "EU")
     place = region if region is not None and home in chain(region) else home
-    start_ms = incident.detected_ms if incident.aware_ms is None else incident.aware_ms
-    start = datetime.fromtimestamp(start_ms / 1000, UTC)
-    row = book.row(AUTHORITY[home], place, start.date()) or book.first(AUTHORITY[home], place)
+    start = datetime.fromtimestamp(incident.start_ms / 1000, UTC)
+    row = book.row(AUTHORITY[home], place, day_at(place, start)) or book.first(AUTHORITY[home], place)
     assert row.period is not None, "a clock has a period: packs are checked when they are read"
     incident.authority_ms, incident.high_only = _ms(due(row.period, start, place).at), row.applies.get("only") == "high"
     incident.law = book.pack_of(row.rule).name
