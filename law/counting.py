@@ -106,6 +106,8 @@ def due(
         raise PeriodUnusable("received: not from 1970 to 2199")
     if any(to < since for since, to in paused):
         raise PeriodUnusable("paused: ends before it begins")
+    if any(moment.year not in _YEARS for pause in paused for moment in pause):
+        raise PeriodUnusable("paused: not from 1970 to 2199")
     if period.unit == "hours":
         return _due_hours(parts, received, place, _merged(paused))
     return min((_due_days(parts, received, place, zone, _merged(paused)) for zone in zones(place)), key=lambda found: found.at)
