@@ -35,10 +35,10 @@ class Book:
         check_versions(row for pack in self.packs for row in pack.rows)
         self._rules: dict[str, dict[str, list[Row]]] = {}
         self._kinds: dict[str, list[str]] = defaultdict(list)
-        self._origin: dict[str, Pack] = {}
+        self._origin: dict[tuple[object, ...], Pack] = {}
         for pack in self.packs:
             for row in pack.rows:
-                self._origin.setdefault(row.rule, pack)
+                self._origin[_identity(row)] = pack
                 places = self._rules.setdefault(row.rule, {})
                 for place in row.places:
                     places.setdefault(place, []).append(row)
@@ -96,15 +96,18 @@ class Book:
         except PackRefused:
             return False
 
-    def pack_of(self, rule: str) -> Pack:
-        """The pack that has `rule`. Raises `PackRefused`."""
-        if rule not in self._origin:
-            raise PackRefused(rule, "unknown-rule")
-        return self._origin[rule]
+    def pack_of(self, row: Row) -> Pack:
+        """The pack that a row of this book is from: of one rule, several packs may have rows for different places."""
+        return self._origin[_identity(row)]
 
     def with_proposals(self) -> "Book":
         """The same packs as if what they list as proposed were law from its day on."""
         return Book(self.packs, proposed=True, others=self._others)
+
+
+def _identity(row: Row) -> tuple[object, ...]:
+    """What no two rows of a book have in common, as `check_versions` sees to."""
+    return row.status, row.rule, row.places[0], row.valid_from
 
 
 class Library:

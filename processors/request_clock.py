@@ -64,7 +64,7 @@ def clock_of(book: Book, regime: str, right: str, place: str, received_ms: int) 
     row = book.row(rule, place, on) or book.first(rule, place)
     confirm = CONFIRM.get(regime) if rule == RESPOND[regime] else None
     return Clock(
-        row, place, received_ms, book.pack_of(rule).name, None if confirm is None else book.row(confirm, place, on)
+        row, place, received_ms, book.pack_of(row).name, None if confirm is None else book.row(confirm, place, on)
     )  # fmt: skip
 
 

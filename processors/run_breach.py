@@ -150,7 +150,7 @@ def _take_law(incident: Incident, at: Receipt) -> None:
     row = book.row(AUTHORITY[home], place, day_at(place, start)) or book.first(AUTHORITY[home], place)
     assert row.period is not None, "a clock has a period: packs are checked when they are read"
     incident.authority_ms, incident.high_only = _ms(due(row.period, start, place).at), row.applies.get("only") == "high"
-    incident.law = book.pack_of(row.rule).name
+    incident.law = book.pack_of(row).name
 
 
 def _stated(known: Incident, event: BreachEvent, at: Receipt) -> Incident:

@@ -137,7 +137,7 @@ def count(book: Book, rule: str, received: str, place: str, paused: Any, *, exte
         raise PackRefused(title(row), "no-pause", "the row allows none")
     mark = {"V": "read in the primary text", "S": "from a secondary source", "M": "from memory", "X": "computed"}[row.certainty]
     at = "+".join(row.places)
-    steps = [f"{book.pack_of(rule).name}: {row.rule} at {at}, {row.article}, in force since {row.valid_from} ({mark})"]
+    steps = [f"{book.pack_of(row).name}: {row.rule} at {at}, {row.article}, in force since {row.valid_from} ({mark})"]
     if row.status == "proposed":
         steps.append("this row is proposed, not law")
     if pauses:

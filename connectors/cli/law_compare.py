@@ -122,7 +122,7 @@ def _said(row: Row | None) -> Row | None:
 
 
 def _words(book: Book, row: Row | None) -> str:
-    return "no row" if row is None else f"{book.pack_of(row.rule).name} {title(row)}: {value_of(row)}"
+    return "no row" if row is None else f"{book.pack_of(row).name} {title(row)}: {value_of(row)}"
 
 
 def _decided(replay: Replay, told: Told) -> Step:

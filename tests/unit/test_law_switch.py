@@ -64,6 +64,15 @@ def test_two_packs_do_not_both_rule_at_one_place() -> None:
         Book([*shipped().packs, msgspec.structs.replace(newer(), pack="own")])
 
 
+def test_a_row_of_an_own_pack_for_one_place_names_no_pack_for_others() -> None:
+    own = msgspec.structs.replace(
+        newer(), pack="acme", rows=tuple(msgspec.structs.replace(r, places=("FR",)) for r in newer().rows if r.rule == RESPOND)
+    )
+    book = Book([*shipped().packs, own])
+    rows = {place: book.row(RESPOND, place, ON) for place in ("FR", "DE")}
+    assert {place: book.pack_of(row).pack for place, row in rows.items() if row} == {"FR": "acme", "DE": "gdpr"}
+
+
 def test_packs_that_do_not_go_together_are_refused_one_right_after_the_other() -> None:
     """The context's settings know of the first a turn later."""
     row = Row(
