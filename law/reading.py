@@ -103,12 +103,15 @@ def check(pack: Pack) -> None:
 
 
 def check_versions(rows: Iterable[Row]) -> None:
-    """Refuse two versions of a rule at one place that overlap, or that leave days between them without any.
+    """Refuse two versions of a rule at one place that overlap, or that leave days between them without any, or of two kinds.
 
     A proposal stands beside the law it would change; proposals overlap only each other, and may leave gaps.
     """
     versions: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
+    kinds: dict[str, str] = {}
     for row in rows:
+        if kinds.setdefault(row.rule, row.kind) != row.kind:  # whoever asks for a period anywhere would get none somewhere
+            raise PackRefused(title(row), "wrong-value", f"its rule is a {kinds[row.rule]} elsewhere")
         for place in row.places:
             versions[row.status, row.rule, place].append(row)
     for (status, _, place), found in versions.items():

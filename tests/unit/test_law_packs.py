@@ -44,6 +44,9 @@ def pack(*rows: dict[str, Any], vectors: tuple[dict[str, Any], ...] = (), **more
         pytest.param(
             pack({"places": ["DE", "FR"]}, {"places": ["FR"]}), "x.rule FR 2020-01-01", "overlap", id="overlap at one place"
         ),
+        pytest.param(
+            pack({}, AGE | {"places": ["DE"]}), "x.rule DE 2020-01-01", "wrong-value", id="a rule of two kinds"
+        ),
         pytest.param(pack({}, vectors=(VECTOR | {"rule": "x.y"},)), "vector x.y", "unknown-rule", id="a vector's unknown rule"),
         pytest.param(pack({}, pack="gdpr"), "gdpr.art12.response", "rule-missing", id="a rule that code asks for"),
         pytest.param(pack({"number": 3}), "row 1: x.rule", "wrong-value", id="two values"),
