@@ -98,7 +98,11 @@ def _of_file(path: Path, before: Book, after: Book) -> Found:
         if told is None:
             unread += 1
             continue
-        comparison.fold(told)
+        try:
+            comparison.fold(told)
+        except msgspec.ValidationError:  # like an ask of a decision, and none
+            unread += 1
+            continue
         events, asks = events + (told.envelope is not None), asks + (told.ask is not None)
     counts = {"events": events, "decisions": asks, "unread": unread, "refused": comparison.refused}
     return Found(comparison.differences, counts)

@@ -98,6 +98,13 @@ def test_the_log_of_a_folder_is_compared_and_what_began_before_it_by_its_state(
     assert (found["events"], found["requests"]) == (1, 1)
 
 
+def test_lines_that_are_neither_events_nor_asks_are_counted(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    lines = [{"use": "record", "controller": "acme"}, ASK | {"use": "sing"}, [1], 2, ASK | {"at": "noon"}, ASK]
+    (folder / "odd.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    found = diff(capsys, "--from", "gdpr@2026.1", "--to", "faster.yaml", "--log", "odd.jsonl")
+    assert (found["events"], found["decisions"], found["unread"], found["identical"]) == (0, 1, 5, True)
+
+
 def test_a_replay_is_the_same_every_time(folder: Path) -> None:
     comparison = Comparison(shipped(), shipped())
     for told in _lines(folder / "log.jsonl"):
