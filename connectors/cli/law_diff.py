@@ -180,7 +180,11 @@ def _clocks(books: tuple[Book, Book], case: RequestCase, service: Service) -> It
     """An open request's due time under both, from what its state says moved it."""
     place = case.place or place_of(case.regime, service.settings(case.controller).default_region)
     clocks = [clock_of(book, case.regime, case.right, place, case.received_ms) for book in books]
-    due = [moment(clock.due_ms(extended=case.extended and clock.may_extend, pauses=case.pauses)) for clock in clocks]
+    pauses = [case.pauses if clock.may_pause else () for clock in clocks]
+    due = [
+        moment(clock.due_ms(extended=case.extended and clock.may_extend, pauses=stood))
+        for clock, stood in zip(clocks, pauses, strict=True)
+    ]
     if due[0] != due[1]:
         on = day_at(place, datetime.fromtimestamp(case.received_ms / 1000, UTC))
         rules = list(explain(books, [Question(clock.row.rule, place, on) for clock in clocks]))

@@ -87,15 +87,27 @@ def test_the_log_of_a_folder_is_compared_and_what_began_before_it_by_its_state(
 
     publish("controls", "controller.configured", default_region="DE", employee_basis="art6_1_b")
     publish("requests", "request.opened", **REQUEST, request_id="old", regime="gdpr")
+    publish("requests", "request.opened", **REQUEST, request_id="stood", regime="gdpr")
+    publish("requests", "request.paused", request_id="stood")
+    clock[0] += 7 * 86_400_000
+    publish("requests", "request.resumed", request_id="stood")
     clock[0] += 86_400_000
     service.maintain()
     publish("requests", "request.opened", **REQUEST, request_id="new", regime="gdpr")
     service.stop()
     found = diff(capsys, "--from", "gdpr@2026.1", "--to", "faster.yaml", "--data", "data")
     assert {d["id"]: (d["before"][:10], d["after"][:10], len(d["rules"])) for d in found["differences"]} == {
-        "new": ("2026-04-02", "2026-05-04", 1), "old": ("2026-04-01", "2026-05-04", 1),
+        "new": ("2026-04-09", "2026-05-11", 1), "old": ("2026-04-01", "2026-05-04", 1), "stood": ("2026-04-07", "2026-05-07", 1),
     }  # fmt: skip
-    assert (found["events"], found["requests"]) == (1, 1)
+    assert (found["events"], found["requests"]) == (1, 2)
+    faster = (folder / "faster.yaml").read_text()
+    (folder / "steady.yaml").write_text(
+        faster.replace("2, unit: months", "1, unit: months", 1).replace("pauses: practice", "pauses: none", 1)
+    )
+    found = diff(capsys, "--from", "gdpr@2026.1", "--to", "steady.yaml", "--data", "data")
+    assert [(d["id"], d["before"][:10], d["after"][:10], len(d["rules"])) for d in found["differences"]] == [
+        ("stood", "2026-04-07", "2026-04-01", 1),  # where the clock does not stand still nobody would have paused it
+    ]
 
 
 def test_lines_that_are_neither_events_nor_asks_are_counted(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
