@@ -187,7 +187,7 @@ def _clocks(books: tuple[Book, Book], case: RequestCase, service: Service) -> It
     ]
     if due[0] != due[1]:
         on = day_at(place, datetime.fromtimestamp(case.received_ms / 1000, UTC))
-        rules = list(explain(books, [Question(clock.row.rule, place, on) for clock in clocks]))
+        rules = list(explain(books, [Question(clock.row.rule, place, max(on, clock.row.valid_from)) for clock in clocks]))
         yield Difference(
             at=moment(case.received_ms), what="requests.state", id=case.request_id, field="clock.due_ms", before=due[0],
             after=due[1], rules=rules,

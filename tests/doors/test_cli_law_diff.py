@@ -110,6 +110,17 @@ def test_the_log_of_a_folder_is_compared_and_what_began_before_it_by_its_state(
     ]
 
 
+def test_a_difference_from_before_the_first_day_of_a_rule_is_explained_by_its_oldest_rows(
+    capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:  # fmt: skip
+    opened = {"specversion": "1.0", "id": "e", "source": "test", "controller": "acme", "type": "request.opened",
+              "time": "2018-01-02T10:00:00Z", "data": REQUEST | {"request_id": "r1", "regime": "gdpr"}}  # fmt: skip
+    (folder / "early.jsonl").write_text(json.dumps(opened))
+    found = diff(capsys, "--from", "gdpr@2026.1", "--to", "faster.yaml", "--log", "early.jsonl")
+    (difference,) = found["differences"]
+    assert [rule["rule"] for rule in difference["rules"]] == ["gdpr.art12.response"] and difference["field"] == "clock.due_ms"
+
+
 def test_lines_that_are_neither_events_nor_asks_are_counted(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     lines = [{"use": "record", "controller": "acme"}, ASK | {"use": "sing"}, [1], 2, ASK | {"at": "noon"}, ASK]
     (folder / "odd.jsonl").write_text("\n".join(map(json.dumps, lines)))
