@@ -15,7 +15,7 @@ from connectors.cli.session import Session, command
 from connectors.cli.watch import write_private
 from engine.notes import Signer
 from law.book import Book
-from law.calendars import PlaceUnknown, zone
+from law.calendars import PlaceUnknown, is_place, zone
 from law.counting import Due, PeriodUnusable, due
 from law.reading import PackRefused, moment_of, read_pack, title
 from law.rows import Pack, Row
@@ -42,6 +42,8 @@ Key = Annotated[Path, typer.Option("--key", metavar="FILE", help="The private ke
 def law_list(session: Session, place: AnyPlace = None, on: On = None, proposed: Proposed = False) -> None:
     """List the rows in force, with article, source and how sure each is: V read, S secondary, M memory, X computed."""
     library = session.library()
+    if place is not None and not is_place(place):
+        raise _no_place()
     book = library.newest.with_proposals() if proposed else library.newest
     day = datetime.now(UTC).date() if on is None else _day(on)
     rows = [_shown(row, pack) for pack in book.packs for row in _held(book, pack, place, day)]
@@ -76,7 +78,7 @@ def law_due(
     try:
         steps, found = count(book.with_proposals() if proposed else book, rule, received, place, paused or (), extended=extended)
     except PlaceUnknown:
-        raise BadUsage("--place: no ISO 3166 code of a country or of one's subdivision, nor EU") from None
+        raise _no_place() from None
     except PeriodUnusable as wrong:
         raise BadUsage(str(wrong)) from None
     except PackRefused as wrong:
@@ -195,6 +197,10 @@ def _read(file: Path, keys: list[str]) -> Pack:
     if not file.is_file():
         raise Unanswered("there is no such file")
     return read_signed(file, [RELEASE_KEY, *keys]) if file.with_suffix(SUFFIX).exists() else read_pack(file)
+
+
+def _no_place() -> BadUsage:
+    return BadUsage("--place: no ISO 3166 code of a country or of one's subdivision, nor EU")
 
 
 def _day(text: str) -> date:
