@@ -97,7 +97,7 @@ class RunBreach(Incurious):
     """Runs the clocks of one incident.
 
     * Controller: `gdpr.art33.authority`, from awareness by the row of the law packs on that day (72 hours); without `aware_at`
-      from detection, marked `assumed`.
+      from detection, marked `assumed`. What is stated to be later than its receipt counts from the receipt.
       Processor: `gdpr.art33_2.controller`, due at awareness: there is no grace, so it is overdue until the controller
       has been told.
     * Alerts on `breach.alerts`: `started`, then `48h`, `24h`, `6h` of headroom and `overdue`. Of levels that had passed
@@ -160,9 +160,10 @@ def _stated(known: Incident, event: BreachEvent, at: Receipt) -> Incident:
     incident = msgspec.structs.replace(known)
     if rank > known.statement:
         incident.statement, incident.role, incident.risk = rank, event.role, event.risk
-        incident.detected_ms, incident.categories = _ms(event.detected_at), event.categories
+        # Nobody can have become aware later than it was told: a date ahead must not put a clock off.
+        incident.detected_ms, incident.categories = min(_ms(event.detected_at), at.receipt_ms), event.categories
     if event.aware_at is not None and rank > known.aware_rank:
-        incident.aware_rank, incident.aware_ms = rank, _ms(event.aware_at)
+        incident.aware_rank, incident.aware_ms = rank, min(_ms(event.aware_at), at.receipt_ms)
     if event.scope is not None and rank > known.affected_rank:
         incident.affected_rank = rank
         incident.affected = len(event.scope.conversation_ids) + len(event.scope.identifiers)
