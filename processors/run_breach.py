@@ -65,6 +65,12 @@ class Incident(State):
     authority_ms: int = 0  # by when the authority must know, as the packs in force said when it was last told of
     high_only: bool = False  # whether only a high risk is told to the authority, as is proposed
     law: str = ""  # the pack, with its version, that says so
+    rule: str = ""  # and its rule
+
+    @property
+    def clock(self) -> str:
+        """The role's clock, by the rule that it runs by."""
+        return (self.rule if self.role == "controller" else "") or CLOCKS[self.role]
 
     @property
     def start_ms(self) -> int:
@@ -96,8 +102,9 @@ class Incident(State):
 class RunBreach(Incurious):
     """Runs the clocks of one incident.
 
-    * Controller: `gdpr.art33.authority`, from awareness by the row of the law packs on that day (72 hours); without `aware_at`
-      from detection, marked `assumed`. What is stated to be later than its receipt counts from the receipt.
+    * Controller: `gdpr.art33.authority`, in the United Kingdom `uk_gdpr.art33.authority`, from awareness by the row of the law
+      packs on that day (72 hours); without `aware_at` from detection, marked `assumed`. What is stated to be later than its
+      receipt counts from the receipt.
       Processor: `gdpr.art33_2.controller`, due at awareness: there is no grace, so it is overdue until the controller
       has been told.
     * Alerts on `breach.alerts`: `started`, then `48h`, `24h`, `6h` of headroom and `overdue`. Of levels that had passed
@@ -150,7 +157,7 @@ def _take_law(incident: Incident, at: Receipt) -> None:
     row = book.row(AUTHORITY[home], place, day_at(place, start)) or book.first(AUTHORITY[home], place)
     assert row.period is not None, "a clock has a period: packs are checked when they are read"
     incident.authority_ms, incident.high_only = _ms(due(row.period, start, place).at), row.applies.get("only") == "high"
-    incident.law = book.pack_of(row).name
+    incident.law, incident.rule = book.pack_of(row).name, row.rule
 
 
 def _stated(known: Incident, event: BreachEvent, at: Receipt) -> Incident:
@@ -178,7 +185,7 @@ def _stated(known: Incident, event: BreachEvent, at: Receipt) -> Incident:
 
 def _tell(incident: Incident) -> Iterator[Effect]:
     """Alert when clock, level or due time are not what readers were told last; set the alarm for the next level."""
-    clock, due_ms, stopped = CLOCKS[incident.role], incident.due_ms, incident.stopped
+    clock, due_ms, stopped = incident.clock, incident.due_ms, incident.stopped
     headroom_ms = due_ms - incident.clock_ms
     level: Level = "stopped" if stopped else "started"
     next_ms: int | None = None
