@@ -15,6 +15,7 @@ from engine.outside import OPEN, Registered, envelope_of
 from engine.overlay import Overlay
 from engine.runtime import LogRecord, Output, Runtime, RuntimeFault
 from engine.sealing import SealingFault
+from law.reading import PackRefused
 from processors.kernel import Alarm, Audit, Effect, Nonce, Porter, Processor, Refuse, State, Wake
 from schemas.base import EventData, Record
 from schemas.codec import Malformed, SchemaUnknown, decode_as, encode, unpacked
@@ -24,7 +25,8 @@ from schemas.routed import Envelope
 log = logging.getLogger("consentinel.engine")
 S = TypeVar("S", bound=State)
 FAULT_WAIT_MS = 60_000  # an alarm whose processor failed rings again after this
-FATAL = (RuntimeFault, RingFault, OSError, MemoryError)  # ours to stop at; anything else is a processor's bug
+# Ours to stop at; anything else is a processor's bug. Of a law pack that is missing here: what it decides on waits for it.
+FATAL = (RuntimeFault, RingFault, PackRefused, OSError, MemoryError)
 
 
 class Unusable(Exception):

@@ -59,7 +59,13 @@ class Witness(Book):
         self.asked.add(Question(rule, place, on))
         return super().row(rule, place, on, proposed=proposed)
 
-    def offers(self, pack: str, version: str) -> bool:
+    def first(self, rule: str, place: str) -> Row:
+        """See `Book`. It was asked about the row's first day, as far as anybody can look it up."""
+        row = super().first(rule, place)
+        self.asked.add(Question(rule, place, row.valid_from))
+        return row
+
+    def offers(self, chosen: Mapping[str, str]) -> bool:
         """What the log's controllers chose does not matter here."""
         return True
 

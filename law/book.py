@@ -11,7 +11,7 @@ from law.reading import PackRefused, check_versions
 from law.rows import Kind, Pack, Row
 from law.signing import RELEASE_KEY, read_folder
 
-Others = Callable[[str, str], "Book"]  # pack and version → the book with that version instead
+Others = Callable[[Mapping[str, str]], "Book"]  # versions of packs → the book with these, and the newest of every other pack
 SHIPPED = Path(__file__).resolve().parent / "packs"
 
 
@@ -35,10 +35,10 @@ class Book:
         check_versions(row for pack in self.packs for row in pack.rows)
         self._rules: dict[str, dict[str, list[Row]]] = {}
         self._kinds: dict[str, list[str]] = defaultdict(list)
-        self._origin: dict[str, Pack] = {}
+        self._origin: dict[tuple[object, ...], Pack] = {}
         for pack in self.packs:
             for row in pack.rows:
-                self._origin.setdefault(row.rule, pack)
+                self._origin[_identity(row)] = pack
                 places = self._rules.setdefault(row.rule, {})
                 for place in row.places:
                     places.setdefault(place, []).append(row)
@@ -89,22 +89,25 @@ class Book:
             raise PackRefused(pack, "unknown-pack")
         return self._versions[pack]
 
-    def offers(self, pack: str, version: str) -> bool:
-        """Whether that version could be chosen instead: the deployment has it, and it goes with the others."""
+    def offers(self, chosen: Mapping[str, str]) -> bool:
+        """Whether these versions could be chosen together: the deployment has each, and they go with the newest of the others."""
         try:
-            return self._versions.get(pack) == version or (self._others is not None and bool(self._others(pack, version)))
+            return self._others is not None and bool(self._others(chosen))
         except PackRefused:
             return False
 
-    def pack_of(self, rule: str) -> Pack:
-        """The pack that has `rule`. Raises `PackRefused`."""
-        if rule not in self._origin:
-            raise PackRefused(rule, "unknown-rule")
-        return self._origin[rule]
+    def pack_of(self, row: Row) -> Pack:
+        """The pack that a row of this book is from: of one rule, several packs may have rows for different places."""
+        return self._origin[_identity(row)]
 
     def with_proposals(self) -> "Book":
         """The same packs as if what they list as proposed were law from its day on."""
         return Book(self.packs, proposed=True, others=self._others)
+
+
+def _identity(row: Row) -> tuple[object, ...]:
+    """What no two rows of a book have in common, as `check_versions` sees to."""
+    return row.status, row.rule, row.places[0], row.valid_from
 
 
 class Library:
@@ -141,7 +144,7 @@ class Library:
         key = tuple(sorted(chosen.items())) if chosen else ()
         if key not in self._books:
             packs = [self.pack(name, version) for name, version in {**self._newest, **chosen}.items()]
-            self._books[key] = Book(packs, others=lambda pack, version: self.book({**chosen, pack: version}))
+            self._books[key] = Book(packs, others=self.book)
         return self._books[key]
 
     def _add(self, pack: Pack) -> None:

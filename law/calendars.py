@@ -55,6 +55,11 @@ def zone(place: str) -> ZoneInfo:
     return max(zones(place), key=lambda each: each.utcoffset(_REFERENCE) or timedelta())
 
 
+def day_at(place: str, moment: datetime) -> date:
+    """The day it is there, by `zone`: the day by which a row is in force or not. Raises `PlaceUnknown`."""
+    return moment.astimezone(zone(place)).date()
+
+
 @lru_cache(_CACHED)
 def holidays_of(place: str, year: int) -> frozenset[date]:
     """The public holidays of the place in that year, those moved from a week-end included. Raises `PlaceUnknown`.

@@ -33,7 +33,8 @@ Paused = Sequence[tuple[datetime, datetime]]
 _DAY = timedelta(days=1)
 _MONTHS = {"months": 1, "years": 12}
 _BUSINESS_DAYS_MIN = 2  # Art. 3(5)
-_YEARS = range(1970, 2200)  # of receipt
+_YEARS = range(1970, 2200)  # of receipt and of pauses
+_FIRST_MS, _LAST_MS = (round(datetime(year, 1, 1, tzinfo=UTC).timestamp() * 1000) for year in (_YEARS[0], _YEARS[-1]))
 # A hundred years of each: no rule runs longer, and no date overflows.
 _AMOUNT_MAX = {"hours": 876_600, "days": 36_525, "business_days": 26_000, "months": 1_200, "years": 100}
 
@@ -82,6 +83,11 @@ def check(period: Period) -> None:
         raise PeriodUnusable("amount: less than none, or more than a hundred years")
 
 
+def countable_ms(stated_ms: int) -> int:
+    """The moment, or the nearest that periods are counted from: what somebody states may be in any year of the calendar."""
+    return min(max(stated_ms, _FIRST_MS), _LAST_MS)
+
+
 def due(
     period: Period, received: datetime, place: str, *, extend: Period | None = None, paused: Paused = ()
 ) -> Due:  # fmt: skip
@@ -100,6 +106,8 @@ def due(
         raise PeriodUnusable("received: not from 1970 to 2199")
     if any(to < since for since, to in paused):
         raise PeriodUnusable("paused: ends before it begins")
+    if any(moment.year not in _YEARS for pause in paused for moment in pause):
+        raise PeriodUnusable("paused: not from 1970 to 2199")
     if period.unit == "hours":
         return _due_hours(parts, received, place, _merged(paused))
     return min((_due_days(parts, received, place, zone, _merged(paused)) for zone in zones(place)), key=lambda found: found.at)

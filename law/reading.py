@@ -3,7 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from datetime import date, time
+from datetime import date
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
@@ -21,6 +21,7 @@ TEXT_CHARS_MAX = 1_048_576  # the largest shipped pack has some 40,000
 NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 VERSION = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6}){0,3}")
 RULE = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+)+")
+TIME = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]|24:00")
 PLACE = re.compile(r"\*|[A-Z]{2}(-[A-Z0-9]{1,3})?")
 VALUE_OF = {
     "period": "period", "clock": "period", "floor": "period", "ceiling": "period", "age": "number", "hours": "hours",
@@ -43,16 +44,19 @@ class PackRefused(ValueError):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without aliases and double keys, where dates stay text (so a wrong one can be named) and NO stays Norway."""
+    """YAML without aliases, tags and double keys, where dates stay text (so a wrong one can be named) and NO stays Norway."""
 
     yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] in ("null", "float", "merge")]
+        first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] in ("null", "merge")]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             raise yaml.MarkedYAMLError(problem="aliases are not read here")
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if getattr(event, "tag", None) is not None:
+            raise yaml.MarkedYAMLError(problem="tags are not read here", problem_mark=event.start_mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -64,6 +68,7 @@ class _Loader(yaml.SafeLoader):
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$"), list("tf"))
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^(?:0|[1-9][0-9]*)$"), list("0123456789"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[0-9]+\.[0-9]+$"), list("0123456789"))
 
 
 def read_pack(source: Path | str, name: str = "") -> Pack:
@@ -101,12 +106,15 @@ def check(pack: Pack) -> None:
 
 
 def check_versions(rows: Iterable[Row]) -> None:
-    """Refuse two versions of a rule at one place that overlap, or that leave days between them without any.
+    """Refuse two versions of a rule at one place that overlap, or that leave days between them without any, or of two kinds.
 
     A proposal stands beside the law it would change; proposals overlap only each other, and may leave gaps.
     """
     versions: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
+    kinds: dict[str, str] = {}
     for row in rows:
+        if kinds.setdefault(row.rule, row.kind) != row.kind:  # whoever asks for a period anywhere would get none somewhere
+            raise PackRefused(title(row), "wrong-value", f"its rule is a {kinds[row.rule]} elsewhere")
         for place in row.places:
             versions[row.status, row.rule, place].append(row)
     for (status, _, place), found in versions.items():
@@ -151,7 +159,7 @@ def _row(item: Any, number: str) -> Row:
             raise PackRefused(named, "wrong-value", str(wrong)) from None
     if row.extend is not None and (row.period is None or (row.extend.unit == "hours") != (row.period.unit == "hours")):
         raise PackRefused(named, "wrong-value", "extend: there is no period that it could be added to")
-    if row.hours is not None and not all(_is_time(a) and _is_time(b) and a < b for a, b in row.hours.spans):
+    if row.hours is not None and not all(TIME.fullmatch(a) and TIME.fullmatch(b) and a < b for a, b in row.hours.spans):
         raise PackRefused(named, "wrong-value", "spans")
     if row.hours is not None and not all(0 <= day <= 6 for day in row.hours.weekdays):
         raise PackRefused(named, "wrong-value", "weekdays")
@@ -165,20 +173,23 @@ def _is_date(value: Any) -> bool:
         return False
 
 
-def _is_time(value: str) -> bool:
-    try:
-        return value == "24:00" or (len(value) == 5 and time.fromisoformat(value) is not None)
-    except ValueError:
-        return False
+def read_text(path: Path, chars_max: int) -> str:
+    """The text of a file, or of a longer one as much as shows that it is longer. Raises `OSError`, `UnicodeDecodeError`."""
+    with path.open(encoding="utf-8") as file:
+        return file.read(chars_max + 1)
 
 
 def _convert(item: Any, cls: Any, named: str) -> Any:
     try:
-        return msgspec.convert(item, cls)
+        found = msgspec.convert(item, cls)
+        msgspec.json.encode(found)  # as it will be hashed: half a character is no text
+    except UnicodeEncodeError:
+        raise PackRefused(named, "wrong-value", "a text is no Unicode") from None
     except msgspec.ValidationError as wrong:
         text = str(wrong)
         reason = "unknown-key" if "unknown field" in text else "missing-key" if "missing required" in text else "wrong-value"
         raise PackRefused(named, reason, text) from None
+    return found
 
 
 def _list(tree: dict[str, Any], key: str, name: str) -> list[Any]:
@@ -190,10 +201,14 @@ def _list(tree: dict[str, Any], key: str, name: str) -> list[Any]:
 
 def _tree(source: Path | str, name: str) -> dict[str, Any]:
     try:
-        text = source.read_text(encoding="utf-8") if isinstance(source, Path) else source
-        tree = _Loader(text).get_single_data() if len(text) <= TEXT_CHARS_MAX else None
+        text = read_text(source, TEXT_CHARS_MAX) if isinstance(source, Path) else source
+        if len(text) > TEXT_CHARS_MAX:
+            raise PackRefused(name, "unreadable", "it is too large")
+        tree = _Loader(text).get_single_data()
     except (OSError, UnicodeDecodeError):
         raise PackRefused(name, "unreadable", "cannot be read as UTF-8 text") from None
+    except PackRefused:
+        raise
     except (yaml.YAMLError, ValueError, RecursionError) as broken:
         mark = getattr(broken, "problem_mark", None)
         where = "" if mark is None else f"line {mark.line + 1}: "

@@ -45,7 +45,8 @@ def exceptions(right: str, regime: str, grounds: Iterable[str], book: Book, on: 
             if code not in known or len(row.words or ()) < len(known[code].words or ()):  # a row of its own says more
                 known[code] = row
     # A duty to keep is told by its own rule (`mifid.16_7.floor`): of whose law it is, the request's does not ask.
-    floors = {row.rule: row for pack in book.packs for row in pack.rows if row.kind == "floor" and row.in_force(on)}
+    rows = (row for pack in book.packs for row in pack.rows if row.status == "law" and row.in_force(on))
+    floors = {row.rule: row for row in rows if row.kind == "floor"}
     known = floors | known
     found = (Exempt(c, known[c].rule, known[c].article, known[c].note) if c in known else Exempt(OTHER) for c in grounds)
     return tuple(dict.fromkeys(found))

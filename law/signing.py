@@ -20,7 +20,7 @@ import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from law.reading import PackRefused, read_pack
+from law.reading import PackRefused, read_pack, read_text
 from law.rows import Pack
 
 KIND = "consentinel-law-pack/1"
@@ -98,7 +98,7 @@ def read_signed(path: Path, vkeys: Iterable[str]) -> Pack:
     """A pack whose note, beside it, a trusted key signed. Raises `PackRefused`."""
     pack, note = read_pack(path), path.with_suffix(SUFFIX)
     try:
-        text = note.read_text(encoding="utf-8") if note.exists() else None
+        text = read_text(note, NOTE_CHARS_MAX) if note.exists() else None
     except (OSError, UnicodeDecodeError):
         text = ""
     verify(pack, text, vkeys)

@@ -1,12 +1,11 @@
 """Keeps a controller's settings, policies and choice of law packs: the last word is in force, and every task gets a copy."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Protocol, assert_never
 
 import msgspec
 
 from law.book import Book
-from law.reading import PackRefused
 from processors.fields import merged_by, unknown
 from processors.kernel import Audit, Effect, Emit, Put, Quiet, Receipt, Refuse, State, View
 from processors.policies import POLICIES_MAX, facts_of_policy, policy_of, with_policy, wrong_period
@@ -20,21 +19,20 @@ GROUPS_MAX = 64  # sealed field groups: there are some ten, and each changed one
 
 
 class _Asked(Protocol):
-    """What knows the law packs in force: a fold's context, or a door."""
+    """What knows settings, and the law packs of this deployment: a fold's context, or a door."""
 
+    def settings(self, controller: str) -> ControllerState: ...
     def law(self, controller: str) -> Book: ...
 
 
-def can_activate(ctx: _Asked, controller: str, event: LawActivated) -> bool:
-    """Whether the deployment has that version of the pack, and it goes with the controller's others.
+def can_activate(ctx: _Asked, controller: str, event: LawActivated, chosen: Mapping[str, str] | None = None) -> bool:
+    """Whether the deployment has that version of the pack, and it goes with those `chosen`, by default in the settings in force.
 
     Where a version that was chosen before is gone, what counts is the shipped packs: only another choice helps then.
     """
-    try:
-        book = ctx.law(controller)
-    except PackRefused:
-        book = ctx.law("")
-    return book.offers(event.pack, event.version)
+    chosen = ctx.settings(controller).law if chosen is None else chosen
+    book, choice = ctx.law(""), {event.pack: event.version}
+    return book.offers({**chosen, **choice} if book.offers(chosen) else choice)
 
 
 class Settings(State):
@@ -140,7 +138,8 @@ class ConfigureController(Quiet):
         yield Emit("controllers", (at.controller,), state)
 
     def _activate(self, known: Settings | None, event: LawActivated, at: Receipt) -> Iterator[Effect]:
-        if not can_activate(at, at.controller, event):
+        # By its own state: the settings of a context may not have heard yet of what was chosen a moment ago.
+        if not can_activate(at, at.controller, event, known.state.law if known else {}):
             yield Refuse("unknown-law", "pack")
             return
         known = known or Settings(ControllerState(controller=at.controller), 0, "", [])

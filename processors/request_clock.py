@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from law.book import Book
-from law.calendars import is_place
+from law.calendars import day_at, is_place
 from law.counting import due
 from law.places import chain
 from law.rows import Row
@@ -60,11 +60,11 @@ def place_of(regime: str, region: str | None) -> str:
 
 def clock_of(book: Book, regime: str, right: str, place: str, received_ms: int) -> Clock:
     """The clock of a request that was received then. Raises `law.reading.PackRefused` where no pack has the rule."""
-    rule, on = RESPOND_TO.get((regime, right), RESPOND[regime]), _moment(received_ms).date()
+    rule, on = RESPOND_TO.get((regime, right), RESPOND[regime]), day_at(place, _moment(received_ms))
     row = book.row(rule, place, on) or book.first(rule, place)
     confirm = CONFIRM.get(regime) if rule == RESPOND[regime] else None
     return Clock(
-        row, place, received_ms, book.pack_of(rule).name, None if confirm is None else book.row(confirm, place, on)
+        row, place, received_ms, book.pack_of(row).name, None if confirm is None else book.row(confirm, place, on)
     )  # fmt: skip
 
 

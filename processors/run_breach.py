@@ -11,7 +11,8 @@ from typing import ClassVar, Literal
 
 import msgspec
 
-from law.counting import due
+from law.calendars import day_at
+from law.counting import countable_ms, due
 from law.places import chain
 from processors.kernel import Alarm, Audit, Effect, Emit, Incurious, Instant, Put, Receipt, Refuse, State, View, Wake
 from processors.terms import HOUR_MS
@@ -64,14 +65,24 @@ class Incident(State):
     authority_ms: int = 0  # by when the authority must know, as the packs in force said when it was last told of
     high_only: bool = False  # whether only a high risk is told to the authority, as is proposed
     law: str = ""  # the pack, with its version, that says so
+    rule: str = ""  # and its rule
+
+    @property
+    def clock(self) -> str:
+        """The role's clock, by the rule that it runs by."""
+        return (self.rule if self.role == "controller" else "") or CLOCKS[self.role]
+
+    @property
+    def start_ms(self) -> int:
+        """From when the role's clock runs: from detection while awareness is not stated, which is never later."""
+        return countable_ms(self.detected_ms if self.aware_ms is None else self.aware_ms)
 
     @property
     def due_ms(self) -> int:
-        """When the role's clock runs out; from detection while awareness is not stated, which is never later."""
-        start_ms = self.detected_ms if self.aware_ms is None else self.aware_ms
+        """When the role's clock runs out."""
         if self.role == "processor":
-            return start_ms
-        return self.authority_ms or start_ms + AUTHORITY_HOURS * HOUR_MS
+            return self.start_ms
+        return self.authority_ms or self.start_ms + AUTHORITY_HOURS * HOUR_MS
 
     @property
     def stopped(self) -> str:
@@ -91,8 +102,9 @@ class Incident(State):
 class RunBreach(Incurious):
     """Runs the clocks of one incident.
 
-    * Controller: `gdpr.art33.authority`, from awareness by the row of the law packs on that day (72 hours); without `aware_at`
-      from detection, marked `assumed`.
+    * Controller: `gdpr.art33.authority`, in the United Kingdom `uk_gdpr.art33.authority`, from awareness by the row of the law
+      packs on that day (72 hours); without `aware_at` from detection, marked `assumed`. What is stated to be later than its
+      receipt counts from the receipt.
       Processor: `gdpr.art33_2.controller`, due at awareness: there is no grace, so it is overdue until the controller
       has been told.
     * Alerts on `breach.alerts`: `started`, then `48h`, `24h`, `6h` of headroom and `overdue`. Of levels that had passed
@@ -141,12 +153,11 @@ def _take_law(incident: Incident, at: Receipt) -> None:
     book, region = at.law(at.controller), at.settings(at.controller).default_region
     home = next((place for place in chain(region or "EU") if place in AUTHORITY), "EU")
     place = region if region is not None and home in chain(region) else home
-    start_ms = incident.detected_ms if incident.aware_ms is None else incident.aware_ms
-    start = datetime.fromtimestamp(start_ms / 1000, UTC)
-    row = book.row(AUTHORITY[home], place, start.date()) or book.first(AUTHORITY[home], place)
+    start = datetime.fromtimestamp(incident.start_ms / 1000, UTC)
+    row = book.row(AUTHORITY[home], place, day_at(place, start)) or book.first(AUTHORITY[home], place)
     assert row.period is not None, "a clock has a period: packs are checked when they are read"
     incident.authority_ms, incident.high_only = _ms(due(row.period, start, place).at), row.applies.get("only") == "high"
-    incident.law = book.pack_of(row.rule).name
+    incident.law, incident.rule = book.pack_of(row).name, row.rule
 
 
 def _stated(known: Incident, event: BreachEvent, at: Receipt) -> Incident:
@@ -156,9 +167,10 @@ def _stated(known: Incident, event: BreachEvent, at: Receipt) -> Incident:
     incident = msgspec.structs.replace(known)
     if rank > known.statement:
         incident.statement, incident.role, incident.risk = rank, event.role, event.risk
-        incident.detected_ms, incident.categories = _ms(event.detected_at), event.categories
+        # Nobody can have become aware later than it was told: a date ahead must not put a clock off.
+        incident.detected_ms, incident.categories = min(_ms(event.detected_at), at.receipt_ms), event.categories
     if event.aware_at is not None and rank > known.aware_rank:
-        incident.aware_rank, incident.aware_ms = rank, _ms(event.aware_at)
+        incident.aware_rank, incident.aware_ms = rank, min(_ms(event.aware_at), at.receipt_ms)
     if event.scope is not None and rank > known.affected_rank:
         incident.affected_rank = rank
         incident.affected = len(event.scope.conversation_ids) + len(event.scope.identifiers)
@@ -173,7 +185,7 @@ def _stated(known: Incident, event: BreachEvent, at: Receipt) -> Incident:
 
 def _tell(incident: Incident) -> Iterator[Effect]:
     """Alert when clock, level or due time are not what readers were told last; set the alarm for the next level."""
-    clock, due_ms, stopped = CLOCKS[incident.role], incident.due_ms, incident.stopped
+    clock, due_ms, stopped = incident.clock, incident.due_ms, incident.stopped
     headroom_ms = due_ms - incident.clock_ms
     level: Level = "stopped" if stopped else "started"
     next_ms: int | None = None

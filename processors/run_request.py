@@ -149,7 +149,8 @@ class RunRequest(Incurious):
         yield Audit(f"request.{step}", at.controller, facts, named=False, law=new.law)
         if step == "retried":
             yield from _tell_again(new, event.target or "")
-        yield Wake(OVERDUE, new.due_ms if new.paused_ms is None else None)  # a clock that stands still runs out for nobody
+        if (new.due_ms, new.paused_ms) != (case.due_ms, case.paused_ms):  # what has rung once is on record
+            yield Wake(OVERDUE, new.due_ms if new.paused_ms is None else None)  # a clock that stands still runs out for nobody
         if new.state in FINAL_STATES:
             yield from self._close(new, at.receipt_ms)
             return

@@ -139,7 +139,7 @@ def _of_rows(rows: Iterable[Row], traits: Traits, times: Times, book: Book) -> I
         for place in traits.places:
             book.row(row.rule, place, _day(times.now_ms))  # asked by name: a replay notes which rules an outcome rests on
         media = True if row.applies.get("media") == "recording" else None
-        origin = book.pack_of(row.rule).name
+        origin = book.pack_of(row).name
         if row.kind == "floor":
             purpose = row.applies.get("purpose", "")
             yield Bound(floor_ms(times.ended_ms, period), row.rule, origin, media, row.rule, purpose), True

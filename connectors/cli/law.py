@@ -16,7 +16,7 @@ from connectors.cli.session import Session, command
 from connectors.cli.watch import write_private
 from engine.notes import Signer
 from law.book import Book
-from law.calendars import PlaceUnknown
+from law.calendars import PlaceUnknown, is_place
 from law.counting import PeriodUnusable
 from law.reading import PackRefused, read_pack
 from law.rows import Pack, Row
@@ -45,6 +45,8 @@ Key = Annotated[Path, typer.Option("--key", metavar="FILE", help="The private ke
 def law_list(session: Session, place: AnyPlace = None, on: On = None, proposed: Proposed = False) -> None:
     """List the rows in force, with article, source and how sure each is: V read, S secondary, M memory, X computed."""
     library = session.library()
+    if place is not None and not is_place(place):
+        raise _no_place()
     book = library.newest.with_proposals() if proposed else library.newest
     day = datetime.now(UTC).date() if on is None else _day(on)
     rows = [_shown(row, pack) for pack in book.packs for row in _held(book, pack, place, day)]
@@ -82,7 +84,7 @@ def law_due(
         pauses = _time(lambda: pauses_at([_pair(text) for text in paused or []], place), "--paused")
         row, found = count(book, rule, since, place, pauses, extended=extended)
     except PlaceUnknown:
-        raise BadUsage("--place: no ISO 3166 code of a country or of one's subdivision, nor EU") from None
+        raise _no_place() from None
     except PeriodUnusable as wrong:
         raise BadUsage(str(wrong)) from None
     except PackRefused as wrong:
@@ -146,6 +148,10 @@ def _read(file: Path, keys: list[str]) -> Pack:
     return read_signed(file, [RELEASE_KEY, *keys]) if file.with_suffix(SUFFIX).exists() else read_pack(file)
 
 
+def _no_place() -> BadUsage:
+    return BadUsage("--place: no ISO 3166 code of a country or of one's subdivision, nor EU")
+
+
 def _day(text: str) -> date:
     try:
         return date.fromisoformat(text)
@@ -157,7 +163,7 @@ def _steps(book: Book, row: Row, *, paused: bool) -> list[str]:
     """Which row it is, in words."""
     mark = {"V": "read in the primary text", "S": "from a secondary source", "M": "from memory", "X": "computed"}[row.certainty]
     at = "+".join(row.places)
-    steps = [f"{book.pack_of(row.rule).name}: {row.rule} at {at}, {row.article}, in force since {row.valid_from} ({mark})"]
+    steps = [f"{book.pack_of(row).name}: {row.rule} at {at}, {row.article}, in force since {row.valid_from} ({mark})"]
     if row.status == "proposed":
         steps.append("this row is proposed, not law")
     if paused:

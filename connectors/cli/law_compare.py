@@ -1,6 +1,6 @@
 """Two replays of one log side by side: what differs between two books of the law, and by which of their rows."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -56,12 +56,13 @@ class Comparison:
         self.differences: list[Difference] = []
 
     def fold(self, told: Told) -> None:
-        """Fold an event, or decide an ask, under both."""
+        """Fold an event, or decide an ask, under both. Raises `msgspec.ValidationError` for an ask that is none."""
         if told.envelope is not None:
             envelope = told.envelope
             steps = [replay.fold(told.topic, told.key, envelope) for replay in self._replays]
         else:
-            steps = [_decided(replay, told) for replay in self._replays]
+            decided = _decider(told)  # before either replay moves
+            steps = [decided(replay) for replay in self._replays]
         self._compare(steps, told.at_ms)
 
     def judge(self, decision: Decision) -> None:
@@ -122,20 +123,25 @@ def _said(row: Row | None) -> Row | None:
 
 
 def _words(book: Book, row: Row | None) -> str:
-    return "no row" if row is None else f"{book.pack_of(row.rule).name} {title(row)}: {value_of(row)}"
+    return "no row" if row is None else f"{book.pack_of(row).name} {title(row)}: {value_of(row)}"
 
 
-def _decided(replay: Replay, told: Told) -> Step:
-    """Decide an ask at its time, as the door does."""
+def _decider(told: Told) -> Callable[[Replay], Step]:
+    """Decides an ask at its time, as the door does. Raises `msgspec.ValidationError`."""
     from connectors.http.decisions import Ask, decide  # noqa: PLC0415 -- a web framework would slow every other command down
 
-    replay.pass_time(told.at_ms)
-    marks = SimpleNamespace(on=lambda ref, use: (), blind=lambda beat_ms: False)
-    door: Any = SimpleNamespace(service=replay, marks=marks, options=SimpleNamespace(fresh_secs=1.0))
-    step = replay.take()
-    decided = decide(door, msgspec.convert(told.ask, Ask))
-    value = {"verdict": decided.verdict, "reasons": list(decided.reasons), "rules": list(decided.rules)}
-    return Step({**step.values, ("decisions", told.key): value}, step.asked | _behind(replay.take().asked, value))
+    ask = msgspec.convert(told.ask, Ask)
+
+    def decided(replay: Replay) -> Step:
+        replay.pass_time(told.at_ms)
+        marks = SimpleNamespace(on=lambda ref, use: (), blind=lambda beat_ms: False)
+        door: Any = SimpleNamespace(service=replay, marks=marks, options=SimpleNamespace(fresh_secs=1.0))
+        step = replay.take()
+        found = decide(door, ask)
+        value = {"verdict": found.verdict, "reasons": list(found.reasons), "rules": list(found.rules)}
+        return Step({**step.values, ("decisions", told.key): value}, step.asked | _behind(replay.take().asked, value))
+
+    return decided
 
 
 def _behind(asked: frozenset[Question], verdict: Mapping[str, Any]) -> frozenset[Question]:

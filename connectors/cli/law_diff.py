@@ -17,6 +17,7 @@ from connectors.cli.session import Session, command
 from engine.replay import Question
 from engine.service import Service
 from law.book import Book, Library
+from law.calendars import day_at
 from law.reading import PackRefused, read_pack
 from law.rows import Pack
 from processors.request_case import RequestCase
@@ -97,7 +98,11 @@ def _of_file(path: Path, before: Book, after: Book) -> Found:
         if told is None:
             unread += 1
             continue
-        comparison.fold(told)
+        try:
+            comparison.fold(told)
+        except msgspec.ValidationError:  # like an ask of a decision, and none
+            unread += 1
+            continue
         events, asks = events + (told.envelope is not None), asks + (told.ask is not None)
     counts = {"events": events, "decisions": asks, "unread": unread, "refused": comparison.refused}
     return Found(comparison.differences, counts)
@@ -175,10 +180,14 @@ def _clocks(books: tuple[Book, Book], case: RequestCase, service: Service) -> It
     """An open request's due time under both, from what its state says moved it."""
     place = case.place or place_of(case.regime, service.settings(case.controller).default_region)
     clocks = [clock_of(book, case.regime, case.right, place, case.received_ms) for book in books]
-    due = [moment(clock.due_ms(extended=case.extended and clock.may_extend, pauses=case.pauses)) for clock in clocks]
+    pauses = [case.pauses if clock.may_pause else () for clock in clocks]
+    due = [
+        moment(clock.due_ms(extended=case.extended and clock.may_extend, pauses=stood))
+        for clock, stood in zip(clocks, pauses, strict=True)
+    ]
     if due[0] != due[1]:
-        on = datetime.fromtimestamp(case.received_ms / 1000, UTC).date()
-        rules = list(explain(books, [Question(clock.row.rule, place, on) for clock in clocks]))
+        on = day_at(place, datetime.fromtimestamp(case.received_ms / 1000, UTC))
+        rules = list(explain(books, [Question(clock.row.rule, place, max(on, clock.row.valid_from)) for clock in clocks]))
         yield Difference(
             at=moment(case.received_ms), what="requests.state", id=case.request_id, field="clock.due_ms", before=due[0],
             after=due[1], rules=rules,

@@ -15,6 +15,7 @@ from connectors.http.problems import Problem
 from connectors.http.tokens import Token
 from engine.deployment import Deployment, Rung
 from law.book import Book
+from law.reading import PackRefused
 from processors.forecast import Fate, fate_of
 from processors.item import HeldBy, Item, ItemMedia, Planned, Tagged
 from processors.planning import traits_of
@@ -207,12 +208,15 @@ async def _previewed(
     def look() -> Preview:
         service = door.service
         proposed = with_proposed(service.settings(controller), policies, service.clock()) if policies else None
+        found, fault = None, Problem("wrong-field", "/after" if policies else "after")
         try:
             found = preview(service, controller, proposed, before_ms, after)
+        except PackRefused:  # what the controller chose is not here: no other law stands in for it
+            fault = Problem("unknown-law", "/controller" if policies else "controller")
         except ValueError:
-            found = None
+            pass
         if found is None:
-            raise Problem("wrong-field", "/after" if policies else "after")
+            raise fault
         door.accessed(token, "view", {controller: found.items})
         return found
 

@@ -1,5 +1,5 @@
 consentinel-law-pack/1
 ccpa@2026.1
-85c699f0063dee4808d2cda868e20e012ee72f7305512d113f0f0bd480fb2b36
+d41b893681534e4ce93593b9db2bcbef4debda814dc9de3d093e4e6fac7db3e6
 
-— consentinel/law-release 5r1nd+5/lir1LMfZQxbxrBcFlEbGAht1Ao5tDXzcQ+5PtHS5JPaBfp4g3D5d5X1ZzYQh8E58LOQMaeu5sAB9VRvyEQI=
+— consentinel/law-release 5r1ndyEVzXbRNVZa8/YbMTwYargtR8iCFZzfvoMlO/UnFuDvNm4cAC7Rb/e4RLEz8iiDuFTCDUzqAN2IyDvGphKsBws=

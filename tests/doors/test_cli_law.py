@@ -75,6 +75,7 @@ def test_list_shows_what_holds_at_a_place_on_a_day(capsys: pytest.CaptureFixture
     assert all({"article", "source", "certainty", "pack"} <= set(row) for row in after)
     assert not any(row["status"] == "proposed" for row in asked(capsys, "list")["rows"])
     assert any(row["status"] == "proposed" for row in asked(capsys, "list", "--proposed")["rows"])
+    assert run(["law", "list", "--place", "Germany"]) == 2 and "--place" in capsys.readouterr().err
 
 
 def test_check_runs_every_vector_and_names_the_row_that_is_wrong(capsys: pytest.CaptureFixture[str], folder: Path) -> None:

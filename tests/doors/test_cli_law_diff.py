@@ -87,15 +87,45 @@ def test_the_log_of_a_folder_is_compared_and_what_began_before_it_by_its_state(
 
     publish("controls", "controller.configured", default_region="DE", employee_basis="art6_1_b")
     publish("requests", "request.opened", **REQUEST, request_id="old", regime="gdpr")
+    publish("requests", "request.opened", **REQUEST, request_id="stood", regime="gdpr")
+    publish("requests", "request.paused", request_id="stood")
+    clock[0] += 7 * 86_400_000
+    publish("requests", "request.resumed", request_id="stood")
     clock[0] += 86_400_000
     service.maintain()
     publish("requests", "request.opened", **REQUEST, request_id="new", regime="gdpr")
     service.stop()
     found = diff(capsys, "--from", "gdpr@2026.1", "--to", "faster.yaml", "--data", "data")
     assert {d["id"]: (d["before"][:10], d["after"][:10], len(d["rules"])) for d in found["differences"]} == {
-        "new": ("2026-04-02", "2026-05-04", 1), "old": ("2026-04-01", "2026-05-04", 1),
+        "new": ("2026-04-09", "2026-05-11", 1), "old": ("2026-04-01", "2026-05-04", 1), "stood": ("2026-04-07", "2026-05-07", 1),
     }  # fmt: skip
-    assert (found["events"], found["requests"]) == (1, 1)
+    assert (found["events"], found["requests"]) == (1, 2)
+    faster = (folder / "faster.yaml").read_text()
+    (folder / "steady.yaml").write_text(
+        faster.replace("2, unit: months", "1, unit: months", 1).replace("pauses: practice", "pauses: none", 1)
+    )
+    found = diff(capsys, "--from", "gdpr@2026.1", "--to", "steady.yaml", "--data", "data")
+    assert [(d["id"], d["before"][:10], d["after"][:10], len(d["rules"])) for d in found["differences"]] == [
+        ("stood", "2026-04-07", "2026-04-01", 1),  # where the clock does not stand still nobody would have paused it
+    ]
+
+
+def test_a_difference_from_before_the_first_day_of_a_rule_is_explained_by_its_oldest_rows(
+    capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:  # fmt: skip
+    opened = {"specversion": "1.0", "id": "e", "source": "test", "controller": "acme", "type": "request.opened",
+              "time": "2018-01-02T10:00:00Z", "data": REQUEST | {"request_id": "r1", "regime": "gdpr"}}  # fmt: skip
+    (folder / "early.jsonl").write_text(json.dumps(opened))
+    found = diff(capsys, "--from", "gdpr@2026.1", "--to", "faster.yaml", "--log", "early.jsonl")
+    (difference,) = found["differences"]
+    assert [rule["rule"] for rule in difference["rules"]] == ["gdpr.art12.response"] and difference["field"] == "clock.due_ms"
+
+
+def test_lines_that_are_neither_events_nor_asks_are_counted(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    lines = [{"use": "record", "controller": "acme"}, ASK | {"use": "sing"}, [1], 2, ASK | {"at": "noon"}, ASK]
+    (folder / "odd.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    found = diff(capsys, "--from", "gdpr@2026.1", "--to", "faster.yaml", "--log", "odd.jsonl")
+    assert (found["events"], found["decisions"], found["unread"], found["identical"]) == (0, 1, 5, True)
 
 
 def test_a_replay_is_the_same_every_time(folder: Path) -> None:

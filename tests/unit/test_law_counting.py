@@ -175,6 +175,12 @@ def test_what_no_version_counts_is_refused_by_its_field(length: Period, extend: 
         due(length, at("2026-09-03", "DE"), "DE", extend=extend)
 
 
+@pytest.mark.parametrize("length", [MONTH, period(72, "hours")])
+def test_a_pause_without_an_end_is_refused(length: Period) -> None:
+    with pytest.raises(PeriodUnusable, match="paused"):
+        due(length, at("2026-01-31", "DE"), "DE", paused=[(at("2026-02-01", "DE"), datetime.max.replace(tzinfo=UTC))])
+
+
 def test_times_without_a_zone_are_refused() -> None:
     naive = datetime(2026, 9, 3)  # noqa: DTZ001 -- that is the point
     with pytest.raises(PeriodUnusable, match="time zone"):

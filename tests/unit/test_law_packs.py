@@ -2,18 +2,21 @@
 
 import json
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from law.book import Book, shipped
 from law.places import EU_MEMBERS
-from law.reading import PackRefused, read_pack
+from law.reading import TEXT_CHARS_MAX, PackRefused, read_pack
 
 ROW = {
     "rule": "x.rule", "kind": "period", "places": ["EU"], "period": {"amount": 1, "unit": "months"}, "article": "Art. 1",
     "source": "text", "certainty": "V", "valid_from": "2020-01-01", "status": "law",
 }  # fmt: skip
+AGE = {"kind": "age", "period": None, "number": 1}
+HOURS = {"kind": "hours", "period": None}
 VECTOR = {"rule": "x.rule", "received": "2026-01-31", "place": "DE", "due": "2026-03-02"}
 
 
@@ -44,6 +47,9 @@ def pack(*rows: dict[str, Any], vectors: tuple[dict[str, Any], ...] = (), **more
         pytest.param(pack({}, vectors=(VECTOR | {"rule": "x.y"},)), "vector x.y DE", "unknown-rule", id="of an unknown rule"),
         pytest.param(pack({}, vectors=(VECTOR | {"on": "2026-01-01"},)), "vector x.rule DE", "wrong-value", id="of two kinds"),
         pytest.param(pack({}, vectors=({"rule": "x.rule", "place": "EU"},)), "vector x.rule EU", "wrong-value", id="of no kind"),
+        pytest.param(
+            pack({}, AGE | {"places": ["DE"]}), "x.rule DE 2020-01-01", "wrong-value", id="a rule of two kinds"
+        ),
         pytest.param(pack({}, pack="gdpr"), "gdpr.art12.response", "rule-missing", id="a rule that code asks for"),
         pytest.param(pack({"number": 3}), "row 1: x.rule", "wrong-value", id="two values"),
         pytest.param(pack({"period": None}), "row 1: x.rule", "wrong-value", id="no value"),
@@ -59,13 +65,34 @@ def pack(*rows: dict[str, Any], vectors: tuple[dict[str, Any], ...] = (), **more
         pytest.param(pack({"certainty": "sure"}), "row 1: x.rule", "wrong-value", id="no mark"),
         pytest.param("pack: x\npack: y\n", "pack", "unreadable", id="a key twice"),
         pytest.param("a: &a [1]\nb: *a\n", "pack", "unreadable", id="an alias"),
+        pytest.param("a: !!set {x, y}\n", "pack", "unreadable", id="a tag"),
+        pytest.param("a: !!bool maybe\n", "pack", "unreadable", id="a tag that its value does not fit"),
+        pytest.param("a: !!timestamp soon\n", "pack", "unreadable", id="a tagged date that is none"),
         pytest.param("[", "pack", "unreadable", id="no YAML"),
+        pytest.param("a" * (TEXT_CHARS_MAX + 1), "pack", "unreadable", id="too large"),
+        pytest.param(pack({"article": "\ud800"}), "row 1: x.rule", "wrong-value", id="half a character"),
+        *(
+            pytest.param(pack(AGE).replace('"number": 1', f'"number": {value}'), "row 1: x.rule", "wrong-value", id=value)
+            for value in (".nan", ".inf", "-1.5", "1:30.5")
+        ),
+        *(
+            pytest.param(pack(HOURS | {"hours": {"spans": [[a, b]]}}), "row 1: x.rule", "wrong-value", id=f"{a} to {b}")
+            for a, b in (("0830Z", "21:00"), ("08-05", "21:00"), ("T0800", "T2100"), ("24:00", "24:00"), ("08:00", "24:30"))
+        ),
     ],
 )  # fmt: skip
 def test_a_pack_that_is_not_sound_is_refused_with_its_row(text: str, row: str, reason: str) -> None:
     with pytest.raises(PackRefused) as refused:
         read_pack(text)
     assert (refused.value.row, refused.value.reason) == (row, reason)
+
+
+def test_no_more_of_a_file_is_read_than_a_pack_can_have(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)  # a sparse file: more than there is memory for
+    with pytest.raises(PackRefused, match="too large"):
+        read_pack(path)
 
 
 def test_versions_that_meet_a_proposal_beside_the_law_and_other_places_are_sound() -> None:

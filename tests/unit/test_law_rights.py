@@ -2,10 +2,12 @@
 
 from datetime import date
 
+import msgspec
 import pytest
 
-from law.book import shipped
+from law.book import Book, shipped
 from law.rights import Exempt, available, ceiling, exceptions, kept_by
+from law.rows import Pack
 
 BASES = [f"art6_1_{letter}" for letter in "abcdef"]
 TODAY = date(2026, 11, 23)
@@ -54,6 +56,17 @@ def test_a_code_of_another_law_or_of_none_is_other_and_so_is_a_ground_for_erasin
     assert [exempt.code for exempt in exceptions("erasure", "gdpr", asked, shipped(), TODAY)] == ["art17_3_b", "other"]
     assert [exempt.code for exempt in exceptions("erasure", "ccpa", asked, shipped(), TODAY)] == ["other", "ccpa_d_8"]
     assert exceptions("access", "gdpr", ["art17_3_b"], shipped(), TODAY) == (Exempt("other"),)
+
+
+def test_a_duty_that_is_only_proposed_is_no_ground_and_stands_for_none() -> None:
+    rows = tuple(
+        msgspec.structs.replace(row, status="proposed", article=article, rule=rule)
+        for row in shipped().rows("floor", "DE", TODAY) if row.rule == "mifid.16_7.floor"
+        for rule, article in (("mifid.16_7.floor", "bill"), ("own.floor", "bill"))
+    )  # fmt: skip
+    book = Book([*shipped().packs, Pack(pack="own", version="1", title="own", rows=rows)])
+    found = exceptions("erasure", "gdpr", ["mifid.16_7.floor", "own.floor"], book, TODAY)
+    assert [(exempt.code, "bill" in exempt.article) for exempt in found] == [("mifid.16_7.floor", False), ("other", False)]
 
 
 def test_a_duty_to_keep_is_told_by_its_own_rule_whatever_law_the_request_is_made_by() -> None:

@@ -1,15 +1,20 @@
 """Versions of a pack: what a controller activates is in force for it, and for nobody else."""
 
+import json
 from datetime import date
+from pathlib import Path
 
 import msgspec
 import pytest
 
+from engine.service import Service
 from law.book import Book, Library, shipped, shipped_library
 from law.reading import PackRefused
-from law.rows import Pack, Period
+from law.rows import Pack, Period, Row
 from processors.configure_controller import ConfigureController
-from schemas.topics import ControllerState
+from schemas.codec import decode_as
+from schemas.routed import Envelope
+from schemas.topics import ControllerState, RequestStatus
 from tests.drivers import CONTROLLER, Driver
 
 RESPOND, ON = "gdpr.art12.response", date(2026, 3, 1)
@@ -41,7 +46,7 @@ def test_the_newest_version_is_in_force_until_another_is_activated_and_for_this_
 def test_a_version_that_is_not_there_stands_for_no_other() -> None:
     with pytest.raises(PackRefused, match=r"gdpr@1\.1: unknown-version"):
         shipped_library().book({"gdpr": "1.1"})
-    assert not shipped().offers("gdpr", "1.1") and shipped().offers("gdpr", "2026.1")
+    assert not shipped().offers({"gdpr": "1.1"}) and shipped().offers({"gdpr": "2026.1"})
 
 
 def test_of_versions_the_greatest_number_is_the_newest() -> None:
@@ -57,3 +62,52 @@ def test_one_version_is_there_once() -> None:
 def test_two_packs_do_not_both_rule_at_one_place() -> None:
     with pytest.raises(PackRefused, match=r"gdpr\.art12\.response EU 2018-05-25: overlap"):
         Book([*shipped().packs, msgspec.structs.replace(newer(), pack="own")])
+
+
+def test_a_row_of_an_own_pack_for_one_place_names_no_pack_for_others() -> None:
+    own = msgspec.structs.replace(
+        newer(), pack="acme", rows=tuple(msgspec.structs.replace(r, places=("FR",)) for r in newer().rows if r.rule == RESPOND)
+    )
+    book = Book([*shipped().packs, own])
+    rows = {place: book.row(RESPOND, place, ON) for place in ("FR", "DE")}
+    assert {place: book.pack_of(row).pack for place, row in rows.items() if row} == {"FR": "acme", "DE": "gdpr"}
+
+
+def test_packs_that_do_not_go_together_are_refused_one_right_after_the_other() -> None:
+    """The context's settings know of the first a turn later."""
+    row = Row(
+        rule="own.rule", kind="flag", flag=True, places=("EU",), article="a", source="s", certainty="M", status="law",
+        valid_from=date(2020, 1, 1),
+    )  # fmt: skip
+    both = [Pack(pack=name, version="1", title=name, rows=(row,)) for name in ("own_a", "own_b")]
+    driver = Driver(ConfigureController(), library=Library(shipped().packs, both))
+    for at, name in enumerate(("own_a", "own_b"), 1):
+        driver.send("controller acme", "law.activated", {"pack": name, "version": "1"}, at=at)
+    assert [refused.code for refused in driver.refusals] == ["unknown-law"]
+    state = driver.rows("controllers")[CONTROLLER,]
+    assert isinstance(state, ControllerState) and state.law == {"own_a": "1"}
+
+
+def test_what_a_missing_version_decides_on_waits_for_it_and_is_not_set_aside(tmp_path: Path) -> None:
+    def event(type_: str, at_ms: int, **data: object) -> Envelope:
+        return Envelope(
+            id=type_, source="t", type=type_, controller=CONTROLLER, time_ms=at_ms, receipt_ms=at_ms,
+            content_type="application/json", data=json.dumps(data).encode(),
+        )  # fmt: skip
+
+    request = {"request_id": "r", "right": "erasure", "regime": "gdpr", "received_via": "web", "identifiers": [
+        {"kind": "tel", "value": "+12025550123"}]}  # fmt: skip
+    mounted = Library(shipped().packs, [newer()])
+    service = Service.open(tmp_path, clock=lambda: 3_000, library=mounted)
+    service.publish([("controls", "k", event("law.activated", 1_000, pack="gdpr", version="2099.1"))])
+    service.settle()
+    service.shared.library = shipped_library()
+    service.publish([("requests", "r", event("request.opened", 2_000, **request))])
+    with pytest.raises(PackRefused, match=r"gdpr@2099\.1: unknown-version"):
+        service.settle()
+    service.stop()
+    service = Service.open(tmp_path, clock=lambda: 3_000, library=mounted)
+    service.settle()
+    (status,) = [decode_as(RequestStatus, r.value) for _, r in service.topic("requests.state") if r.value is not None]
+    assert (status.request_id, status.law_pack) == ("r", "gdpr@2099.1") and list(service.topic("quarantine")) == []
+    service.stop()

@@ -62,6 +62,8 @@ def test_what_is_activated_and_not_there_any_more_denies_and_stands_for_no_other
     still.service.shared.library = Library(shipped().packs)
     answer = still.decide(NUMBER)
     assert answer["verdict"] == "deny" and "law_unknown" in answer["reasons"] and answer["law_pack"] == ""
+    previewed = still.root.get("/v1/retention/preview", params={"controller": "acme"})
+    assert previewed.status_code == 422 and previewed.json()["type"].endswith("unknown-law")
     assert still.send("law.activated", {"pack": "ccpa", "version": "2026.1"}).status_code == 202  # what was chosen stays missing
     still.settle()
     assert "law_unknown" in still.decide(NUMBER)["reasons"]
