@@ -9,6 +9,7 @@ from law.calendars import day_at, is_place
 from law.counting import due
 from law.places import chain
 from law.rows import Row
+from processors.kernel import Receipt
 
 RESPOND = {"gdpr": "gdpr.art12.response", "uk_gdpr": "uk_gdpr.art12.response", "ccpa": "ccpa.respond"}
 RESPOND_TO = {("ccpa", "opt_out_sale"): "ccpa.opt_out", ("ccpa", "limit_sensitive"): "ccpa.limit"}
@@ -66,6 +67,12 @@ def clock_of(book: Book, regime: str, right: str, place: str, received_ms: int) 
     return Clock(
         row, place, received_ms, book.pack_of(row).name, None if confirm is None else book.row(confirm, place, on)
     )  # fmt: skip
+
+
+def clock_here(regime: str, right: str, at: Receipt) -> Clock:
+    """The clock of what is received now, in the place of the controller's settings."""
+    place = place_of(regime, at.settings(at.controller).default_region)
+    return clock_of(at.law(at.controller), regime, right, place, at.receipt_ms)
 
 
 def _moment(ms: int) -> datetime:

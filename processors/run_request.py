@@ -1,7 +1,6 @@
 """Runs data-subject requests against their clocks: from receipt to an answer, by one state machine."""
 
 from collections.abc import Iterator
-from hashlib import sha256
 from typing import Any, ClassVar, assert_never
 
 import msgspec
@@ -25,22 +24,21 @@ from processors.kernel import (
     Wake,
 )
 from processors.request_case import DEADLINES, RequestCase, deadline_of, orders_of, status_of, warn, with_media, with_report
-from processors.request_clock import Clock, clock_of, place_of
+from processors.request_clock import clock_here
 from processors.request_grounds import exempted, right_of
 from processors.request_limits import facts_of, fields_of, limits_of, order_of
+from processors.request_links import CLOSURE_REVIEWED_MAX, open_follow_ons, probe, with_links
+from processors.request_steps import after_step
 from processors.terms import DAY_MS
 from schemas.base import Record
 from schemas.events import ErasureAcknowledged, RequestOpened, RequestScanned, RequestStep
-from schemas.routed import EraseReport, FollowOn, LinkProbe, LinksFound, MediaAnswered, ProbeEnded
+from schemas.routed import EraseReport, FollowOn, LinksFound, MediaAnswered, ProbeEnded
 from schemas.topics import ErasureNotice
 
 CLAIMS = "request"  # data-key scope of what the person told us; shredded at the final state
 OVERDUE = "due"
 FINAL_STATES = ("fulfilled", "refused", "withdrawn", "expired")
-BEFORE_ORDER = ("identity_pending", "in_progress", "paused", "extended")
 WORKING = ("in_progress", "partially_fulfilled")
-CLOSURE_MAX = 32  # identifiers that a request reaches without a second look: families and offices are linked by mistake
-CLOSURE_REVIEWED_MAX = 1_000
 
 
 class RunRequest(Incurious):
@@ -117,7 +115,7 @@ class RunRequest(Incurious):
         if limits is not None and not limits.fields:
             yield Refuse("nothing-chosen", "scope")
             return
-        clock = _clock(event.regime, event.right, at)
+        clock = clock_here(event.regime, event.right, at)
         due, confirm = clock.due_ms(), clock.confirm_ms
         told = {"identifiers": event.identifiers, "claims": event.claims, "agent": event.agent}
         case = RequestCase(
@@ -137,7 +135,7 @@ class RunRequest(Incurious):
     def _advance(self, view: View, case: RequestCase, event: RequestStep, at: Receipt) -> Iterator[Effect]:
         step = at.envelope.type.removeprefix("request.")
         by = at.actor_hash(at.controller, at.envelope.actor)
-        new = self._next(case, step, by, at, event.ground)
+        new = after_step(case, step, by, at, event.ground)
         if new is None:
             facts = {"step": step, "state": case.state, "by": by, "request": case.request_id}
             yield Audit("request.step_ignored", at.controller, facts, named=False, law=case.law)
@@ -162,14 +160,14 @@ class RunRequest(Incurious):
         if case.state in WORKING and (not four_eyes or case.approved_by not in ("", case.verified_by)):
             if not case.gathered:
                 case = msgspec.structs.replace(case, gathered=True, probing=list(case.refs))
-                yield from _probe(case, case.refs)
+                yield from probe(case, case.refs)
             elif case.wide and case.beyond and (room := CLOSURE_REVIEWED_MAX - len(case.refs)) > 0:
                 more, left = case.beyond[:room], case.beyond[room:]  # with more than that it stays open, and says why
                 case = msgspec.structs.replace(
                     case, refs=[*case.refs, *more], probing=[*case.probing, *more], beyond=left,
                     ground=case.ground if left else None,
                 )  # fmt: skip
-                yield from _probe(case, more)
+                yield from probe(case, more)
             elif not case.probing and not case.beyond and case.told < len(case.refs):
                 yield from self._order(case, at)
                 return
@@ -177,26 +175,12 @@ class RunRequest(Incurious):
         yield status_of(case)
 
     def _linked(self, case: RequestCase, event: LinksFound, at: Receipt) -> Iterator[Effect]:
-        """Extend the closure by what an identifier tells of; past a limit only after a review."""
+        """Take what an identifier tells of its links; what comes too late for this request opens one of its own."""
         if case.closed_ms is not None:
             if case.ordered and not event.answer and case.limits is None:
-                yield from _open_follow_ons(case, event)
+                yield from open_follow_ons(case, event)
             return
-        known = {*case.refs, *case.beyond, *case.erased}
-        fresh = [peer for peer in dict.fromkeys(event.peers) if peer not in known]
-        room = max(0, (CLOSURE_REVIEWED_MAX if case.wide else CLOSURE_MAX) - len(case.refs))
-        reached, beyond = fresh[:room], [*case.beyond, *fresh[room:]]
-        probing = [ref for ref in case.probing if ref != event.ref or not event.answer] + reached
-        grown = msgspec.structs.replace(case, refs=[*case.refs, *reached], probing=probing, beyond=beyond[:CLOSURE_REVIEWED_MAX])
-        if reached:
-            facts = {"identifiers": str(len(grown.refs)), "request": case.request_id}
-            yield Audit("closure.extended", at.controller, facts, named=False)
-            yield from _probe(case, reached)
-        if beyond and not case.beyond:
-            facts = {"identifiers": str(len(known) + len(fresh)), "request": case.request_id}
-            yield Audit("closure.review", at.controller, facts, named=False)
-            grown = msgspec.structs.replace(grown, ground="closure-review")
-            yield status_of(grown)
+        grown = yield from with_links(case, event, at)
         if grown.probing or grown.beyond:
             yield Put(grown)
         else:
@@ -204,7 +188,7 @@ class RunRequest(Incurious):
 
     def _follow(self, event: FollowOn, at: Receipt) -> Iterator[Effect]:
         """Open the erasure of what a late link says was the same person's: verified, as its parent was."""
-        clock = _clock(event.regime, "erasure", at)
+        clock = clock_here(event.regime, "erasure", at)
         due = clock.due_ms()
         case = RequestCase(
             event.request_id, at.controller, "erasure", event.regime, "in_progress", at.receipt_ms, due, list(event.refs),
@@ -216,33 +200,6 @@ class RunRequest(Incurious):
         for request_id in (event.request_id, event.parent):
             yield Audit("request.opened", at.controller, facts | {"request": request_id}, named=False, law=clock.law)
         yield from self._go_on(case, at)
-
-    def _next(self, case: RequestCase, step: str, by: str, at: Receipt, ground: str | None) -> RequestCase | None:
-        """The case after `step`, or None where the step means nothing in its state."""
-        replace, now_ms = msgspec.structs.replace, at.receipt_ms
-        match step:
-            case "identity_verified" if case.state in BEFORE_ORDER and not case.ordered and not case.verified_by:
-                return replace(case, state=case.state if case.paused_ms is not None else "in_progress", verified_by=by)
-            case "identity_failed" | "refused" if case.state in BEFORE_ORDER and not case.ordered:
-                return replace(case, state="refused", ground=ground or ("identity" if step == "identity_failed" else None))
-            case "withdrawn" if case.state in BEFORE_ORDER and not case.ordered:
-                return replace(case, state="withdrawn", ground=ground)
-            case "approved" if case.beyond and case.closed_ms is None and by != case.verified_by:
-                return replace(case, approved_by=by, wide=True)
-            case "approved" if case.state in BEFORE_ORDER and not case.ordered and by != case.verified_by:
-                return replace(case, approved_by=by)
-            case "retried" if case.ordered and case.closed_ms is None:
-                return case
-            case "paused" if case.state in BEFORE_ORDER and case.paused_ms is None and _clock_of(case, at).may_pause:
-                return replace(case, state="paused", paused_ms=now_ms, ground=ground)
-            case "resumed" if case.paused_ms is not None and case.closed_ms is None:
-                state = "in_progress" if case.verified_by else "identity_pending"
-                pauses = [*case.pauses, (case.paused_ms, max(now_ms, case.paused_ms))]
-                return _timed(replace(case, state=state, pauses=pauses, paused_ms=None), at)
-            # Art. 12(3): once, with notice inside the first period; by the time it is due it is too late.
-            case "extended" if case.closed_ms is None and not case.extended and now_ms <= case.due_ms:
-                return _timed(replace(case, extended=True, ground=ground), at) if _clock_of(case, at).may_extend else None
-        return None
 
     def _order(self, case: RequestCase, at: Receipt) -> Iterator[Effect]:
         """The ledger entry stands before the first destructive step: it is written before the orders are committed."""
@@ -313,25 +270,6 @@ class RunRequest(Incurious):
         yield status_of(case)
 
 
-def _clock(regime: str, right: str, at: Receipt) -> Clock:
-    """The clock of what is received now, in the place of the controller's settings."""
-    place = place_of(regime, at.settings(at.controller).default_region)
-    return clock_of(at.law(at.controller), regime, right, place, at.receipt_ms)
-
-
-def _clock_of(case: RequestCase, at: Receipt) -> Clock:
-    """The clock of a case: its place and its receipt stay, the law is what the packs in force now say of that day."""
-    place = case.place or place_of(case.regime, None)
-    return clock_of(at.law(at.controller), case.regime, case.right, place, case.received_ms)
-
-
-def _timed(case: RequestCase, at: Receipt) -> RequestCase:
-    """The case with its due time counted anew; a pause or an extension never makes it earlier than it was."""
-    clock = _clock_of(case, at)
-    due = clock.due_ms(extended=case.extended, pauses=case.pauses)
-    return msgspec.structs.replace(case, due_ms=max(due, case.due_ms), law=clock.law)
-
-
 def _scanned(case: RequestCase, event: RequestScanned, at: Receipt) -> Audit:
     """Put a scan's result on record, whatever the request's state, which it does not change."""
     facts = {"verdict": event.verdict, "digest": event.digest, "scanned_at": event.scanned_at.isoformat(timespec="seconds"),
@@ -342,21 +280,6 @@ def _scanned(case: RequestCase, event: RequestScanned, at: Receipt) -> Audit:
     if event.epochs is not None:
         facts["epochs"] = event.epochs
     return Audit("request.scanned", case.controller, facts, named=False)
-
-
-def _probe(case: RequestCase, refs: list[str]) -> Iterator[Effect]:
-    for ref in refs:
-        yield Emit("subject.events", (ref,), LinkProbe(request_id=case.request_id))
-
-
-def _open_follow_ons(case: RequestCase, event: LinksFound) -> Iterator[Effect]:
-    """One per identifier, named by parent and identifier: the same link told twice opens one."""
-    for peer in event.peers:
-        request_id = f"{case.request_id}+{sha256(peer.encode()).hexdigest()[:8]}"
-        yield Emit("case.events", ("request", request_id), FollowOn(
-            request_id=request_id, parent=case.request_id, regime=case.regime, refs=(peer,), erased=(event.ref,),
-            verified_by=case.verified_by, approved_by=case.approved_by, ground=case.plea,
-        ))  # fmt: skip
 
 
 def _tell_again(case: RequestCase, target: str) -> Iterator[Effect]:
