@@ -9,10 +9,11 @@ import msgspec
 from engine.layout import state_prefix
 from engine.ledger import Ledger
 from engine.outside import Registered
-from engine.runtime import LogRecord
+from engine.runtime import LogRecord, RuntimeFault
 from engine.secrets import Secrets
 from engine.topology import Topology
 from law.book import Book, Library, shipped_library
+from law.reading import PackRefused
 from processors.kernel import Processor
 from schemas.base import Record
 from schemas.codec import decode_as
@@ -128,6 +129,11 @@ class Moment:
         """See `processors.kernel.Context`."""
         topic, partition, offset = self.place
         return sha256(f"{self._shared.deployment}|{topic}|{partition}|{offset}|{index}".encode()).hexdigest()[:24]
+
+
+def reason_of(error: BaseException) -> str:
+    """The message of a fault that names parts of a deployment; of any other nothing, since it may hold values."""
+    return str(error) if isinstance(error, RuntimeFault | PackRefused) else ""
 
 
 def withheld(error: BaseException) -> Any:

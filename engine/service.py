@@ -16,7 +16,7 @@ import msgspec
 
 from engine.checkpoints import frontiers, latest_notes, sign_checkpoints
 from engine.clock import Clock, system_clock
-from engine.context import Shared, withheld
+from engine.context import Shared, reason_of, withheld
 from engine.deployment import Look, Reads, Rung
 from engine.effects import AUDIT_TOPIC
 from engine.embedded import EmbeddedRuntime, Retention
@@ -160,7 +160,7 @@ class Service(Reads):
             body()
         except Exception as e:  # a dead engine must be seen: the doors deny and report not ready
             self.failed = type(e).__name__
-            log.error("the %s stopped: %s", threading.current_thread().name, self.failed, exc_info=withheld(e))
+            log.error("the %s stopped: %s %s", threading.current_thread().name, self.failed, reason_of(e), exc_info=withheld(e))
 
     def _run(self) -> None:
         while not self._stopping.is_set():

@@ -18,7 +18,7 @@ import msgspec
 
 from engine.checkpoints import sign_checkpoints
 from engine.clock import Clock, system_clock
-from engine.context import Shared, withheld
+from engine.context import Shared, reason_of, withheld
 from engine.filering import ring_of
 from engine.kafka.clients import Clients, ConfluentClients
 from engine.kafka.connection import Connection
@@ -257,7 +257,7 @@ class Worker:
         try:
             body()
         except Exception as fault:  # a dead engine must be seen: the host ends with it
-            self.reason = str(fault) if isinstance(fault, RuntimeFault) else ""
+            self.reason = reason_of(fault)
             self.failed = type(fault).__name__
             who = threading.current_thread().name
             log.error("the %s stopped: %s %s", who, self.failed, self.reason, exc_info=withheld(fault))
