@@ -123,8 +123,8 @@ class EnforceRetention(Incurious):
         window = yield from self._plan(view, conversation_id, item, now, now.now_ms, ringing=True)
         book = now.law(item.controller)
         holds = weigh_holds(view, conversation_id, book, now.now_ms)
-        if holds.standing or is_ordered(view, conversation_id, item):
-            return  # a release arms the alarm again; an erasure that waited for it goes first, and tells more
+        if holds.standing:
+            return  # a release arms the alarm again
         settings = now.settings(item.controller)
         by_ms = notice_by(now.now_ms, (t.deadline_days for t in settings.targets))
         asked = Asked(acknowledge_by_ms=by_ms)
@@ -132,6 +132,8 @@ class EnforceRetention(Incurious):
             if window.media is not None and window.media_ms is not None and window.media_ms <= now.now_ms:
                 yield from order_due_media(view, conversation_id, item, window.media, asked, now.now_ms)
             return
+        if is_ordered(view, conversation_id, item):
+            return  # an erasure that waited for this goes first, and tells more
         yield from overruled(item, holds, asked, book)
         yield from destroy_item(view, item, conversation_id, "retention", now.now_ms, asked, window.erase.facts)
         order_id = f"ret_{now.derive(0)}"
