@@ -40,7 +40,7 @@ from processors.kernel import (
 )  # fmt: skip
 from processors.planning import next_ms_of, order_due_media, planned_of, tell_of_plan, window_for
 from processors.policies import in_force
-from processors.terms import notice_by
+from processors.terms import DAY_MS, notice_by
 from processors.weighing import overruled, weigh_holds
 from processors.windows import Window, law_stamp
 from schemas.base import Record
@@ -49,6 +49,7 @@ from schemas.topics import ControllerState, ErasureNotice
 
 ITEMS_PER_RELEASE = 100  # items woken by one step of a hold's release; the next step wakes itself
 ITEMS_PER_REPLAN = 100  # items looked at by one step after a change of policies or law
+LOOK_AGAIN_MS = 30 * DAY_MS  # at what is held past its time: an item without an alarm would not be found by a review
 RELEASE = "release\x1f"
 
 
@@ -124,7 +125,9 @@ class EnforceRetention(Incurious):
         book = now.law(item.controller)
         holds = weigh_holds(view, conversation_id, book, now.now_ms)
         if holds.standing:
-            return  # a release arms the alarm again
+            if window.goes_ms <= now.now_ms:  # a release arms the alarm for what is due
+                yield Wake(EXPIRE + conversation_id, now.now_ms + LOOK_AGAIN_MS)
+            return
         settings = now.settings(item.controller)
         by_ms = notice_by(now.now_ms, (t.deadline_days for t in settings.targets))
         asked = Asked(acknowledge_by_ms=by_ms)
