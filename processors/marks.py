@@ -14,11 +14,10 @@ import msgspec
 
 from law.book import Book
 from law.rights import kept_by, words
-from law.rows import Period
 from processors.exceptions import CARD_DATA, CEILINGS, INTERESTS, TAG, UNLAWFUL, day
 from processors.kernel import Audit, Effect, Instant, Put, Receipt, Wake
+from processors.policies import floor_ms
 from processors.roster import Roster, hold
-from processors.terms import DAY_MS, HOUR_MS, add_months
 from schemas.routed import Hold
 
 MIFID = "mifid"
@@ -152,13 +151,4 @@ def _until(roster: Roster, name: str, value: str | None, book: Book, now_ms: int
         return None
     floors = [row.period for row in book.rows("floor", "EU", day(now_ms)) if row.rule.startswith("mifid.16_7") and row.period]
     created_ms = roster.ended_ms if roster.ended_ms is not None else roster.started_ms or now_ms
-    return max((_after(created_ms, period) for period in floors), default=None)
-
-
-def _after(at_ms: int, period: Period) -> int:
-    match period.unit:
-        case "years" | "months":
-            return add_months(at_ms, period.amount * (12 if period.unit == "years" else 1))
-        case "hours":
-            return at_ms + period.amount * HOUR_MS
-    return at_ms + period.amount * DAY_MS
+    return max((floor_ms(created_ms, period) for period in floors), default=None)
