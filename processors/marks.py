@@ -139,16 +139,27 @@ def _told(roster: Roster, conversation_id: str, name: str, until_ms: int | None,
 
 
 def _until(roster: Roster, name: str, value: str | None, book: Book, now_ms: int) -> int | None:
-    """A mark's own end: the end of the day that the tag's value names; of a MiFID record, the end of the period of its rule."""
-    said = DATE.fullmatch(value.strip()) if value else None
-    if said is not None:
-        try:
-            last = date.fromisoformat(said.group())
-        except ValueError:
-            return None
+    """A mark's own end: the end of the day that the tag's value names; of a MiFID record, the end of the period of its rule.
+
+    What must go has none.
+    """
+    if name in CEILINGS:
+        return None  # what must go does not stay because a day has passed
+    last = _date(value or "")
+    if last is not None:
         return round(datetime.combine(last + timedelta(days=1), datetime.min.time(), UTC).timestamp() * 1000)
     if name != MIFID:
         return None
     floors = [row.period for row in book.rows("floor", "EU", day(now_ms)) if row.rule.startswith("mifid.16_7") and row.period]
     created_ms = roster.ended_ms if roster.ended_ms is not None else roster.started_ms or now_ms
     return max((floor_ms(created_ms, period) for period in floors), default=None)
+
+
+def _date(value: str) -> date | None:
+    """The day that a tag's value names, if any. The calendar's last one, which people write for `never`, has no day after it."""
+    if DATE.fullmatch(value.strip()) is None:
+        return None
+    try:
+        return min(date.fromisoformat(value.strip()), date.max - timedelta(days=1))
+    except ValueError:
+        return None
