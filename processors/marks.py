@@ -15,6 +15,7 @@ import msgspec
 from law.book import Book
 from law.rights import kept_by, words
 from processors.exceptions import CARD_DATA, CEILINGS, INTERESTS, TAG, UNLAWFUL, day
+from processors.grounds import later
 from processors.kernel import Audit, Effect, Instant, Put, Receipt, Wake
 from processors.policies import floor_ms
 from processors.roster import Roster, hold
@@ -109,7 +110,7 @@ def prolong(roster: Roster, conversation_id: str, at: Receipt) -> Generator[Effe
     if TAG + MIFID not in roster.holds:
         return roster
     book = at.law(at.controller)
-    until_ms = _until(roster, MIFID, None, book, at.receipt_ms)
+    until_ms = later(roster.terms.get(TAG + MIFID, ("", 0))[1], _until(roster, MIFID, None, book, at.receipt_ms))
     told = _told(roster, conversation_id, MIFID, until_ms, book, day(at.receipt_ms))
     if told is None:
         return roster
