@@ -23,7 +23,6 @@ DEFAULT, POLICY = "default_period", "policy"  # the rules that are no row of a p
 # and so is a floor or a ceiling that is about everything: a pack cannot know every conversation.
 MATCHED = frozenset(("purpose", "tag", "basis", "channel", "media", "item"))
 CHOSEN = frozenset(("purpose", "tag", "basis", "item"))
-MARKS = frozenset(("unlawful", "card_authentication_data"))  # `item`s that a tag of this name makes of a conversation
 
 
 class Traits(NamedTuple):
@@ -34,6 +33,7 @@ class Traits(NamedTuple):
     basis: str | None
     tags: frozenset[str]  # case-folded
     places: tuple[str, ...]
+    ceilings: frozenset[str] = frozenset()  # the marks under which it must go (`exceptions.CEILINGS`), as its roster told them
 
 
 class Bound(NamedTuple):
@@ -89,7 +89,8 @@ class Times(NamedTuple):
 def window_of(traits: Traits, times: Times, settings: ControllerState, book: Book) -> Window:
     """The window of an item under a controller's policies and the law that is in force now."""
     policies = in_force(settings.policies, times.now_ms) if settings.policies else ()
-    rows = _rows(book, traits.places, _day(times.now_ms)) if traits.purposes or traits.tags or traits.basis else ()
+    known = traits.purposes or traits.tags or traits.basis or traits.ceilings
+    rows = _rows(book, traits.places, _day(times.now_ms)) if known else ()
     rows = tuple(row for row in rows if _is_on(row, traits))
     if not policies and not rows:  # nearly every item
         return Window(Bound(erase_by(times.ended_ms, times.received_ms), DEFAULT))
@@ -167,7 +168,7 @@ def _matches(key: str, value: str, traits: Traits) -> bool:
         case "channel":
             return value == traits.channel
         case "item":
-            return value in MARKS and value in traits.tags
+            return value in traits.ceilings
     return key == "media" and value == "recording"
 
 

@@ -97,11 +97,10 @@ class _Owner:
     def __init__(self, service: Deployment, owner: str) -> None:
         self.name = owner
         self.tagged = {parts[0]: found for parts, found in service.records("subject", owner, Tagged)}
-        held = {parts[0] for parts, found in service.records("subject", owner, HeldBy) if found.holds}
-        self._held, self._all = held, "*" in held
+        self.held = {parts[0]: found for parts, found in service.records("subject", owner, HeldBy)}
 
     def is_held(self, conversation_id: str) -> bool:
-        return self._all or conversation_id in self._held
+        return any(scope in self.held and self.held[scope].holds for scope in (conversation_id, "*"))
 
 
 def is_restricted(service: Deployment, refs: Iterable[str], conversation_id: str, purpose: str | None) -> bool:
@@ -132,11 +131,11 @@ def preview(service: Deployment, controller: str, proposed: ControllerState | No
         if owner.is_held(conversation_id):
             found.held += 1
             continue
-        tagged = owner.tagged.get(conversation_id)
-        fate = _fate(item, tagged, proposed or present, book, now_ms)
+        marked = owner.tagged.get(conversation_id), owner.held.get(conversation_id)
+        fate = _fate(item, *marked, proposed or present, book, now_ms)
         recordings = _recordings(service, name, conversation_id) if fate.media_ms is not None else 0
         if proposed is not None:
-            was = _fate(item, tagged, present, book, now_ms)
+            was = _fate(item, *marked, present, book, now_ms)
             sooner = recordings > 0 and (fate.media_ms or NEVER_MS) < (was.media_ms or NEVER_MS)
             found.earlier += sooner or fate.goes_ms < was.goes_ms
             found.later += fate.goes_ms > was.goes_ms
@@ -153,9 +152,11 @@ def preview(service: Deployment, controller: str, proposed: ControllerState | No
     return found
 
 
-def _fate(item: Item, tagged: Tagged | None, settings: ControllerState, book: Book, now_ms: int) -> Fate:
+def _fate(
+    item: Item, tagged: Tagged | None, held: HeldBy | None, settings: ControllerState, book: Book, now_ms: int
+) -> Fate:  # fmt: skip
     ended_ms = item.ended_ms or item.started_ms
-    return fate_of(traits_of(item, tagged, settings), ended_ms, item.received_ms, now_ms, settings, book)
+    return fate_of(traits_of(item, tagged, held, settings), ended_ms, item.received_ms, now_ms, settings, book)
 
 
 def _recordings(service: Deployment, owner: str, conversation_id: str) -> int:
