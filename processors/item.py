@@ -144,7 +144,10 @@ class Masked(State):
 
 
 class Untagged(State):
-    """A tag of a conversation was taken away: setting it up to this time is overtaken. Its parts are (conversation, tag)."""
+    """A tag of a conversation was taken away: setting it up to this time is overtaken.
+
+    Its parts are the conversation and what the tag says: its mark, or its text without regard to case.
+    """
 
     KIND: ClassVar[str] = "untagged"
     at_ms: int
