@@ -172,8 +172,8 @@ class EnforceRetention(Incurious):
         return window
 
     def _hold(self, view: View, event: Hold, at: Receipt) -> Iterator[Effect]:
-        if event.hold_id.startswith(TAG) and view.get(Item, event.conversation_id or "") is None:
-            return  # it went while the tag was on its way: nothing may stay behind
+        if event.placed and event.conversation_id is not None and view.get(Item, event.conversation_id) is None:
+            return  # it went while the word was on its way: nothing may stay behind, for nobody would tell of the release
         scope = event.conversation_id or "*"
         held = view.get(HeldBy, scope) or HeldBy()
         holds, terms = set(held.holds), held.terms
