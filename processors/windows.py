@@ -96,8 +96,11 @@ def window_of(traits: Traits, times: Times, settings: ControllerState, book: Boo
         return Window(Bound(erase_by(times.ended_ms, times.received_ms), DEFAULT))
     bounds = [*_of_policies(policies, traits, times), *_of_rows(rows, traits, times, book)]
     ceilings = [bound for bound, is_floor in bounds if not is_floor]
+    default = Bound(erase_by(times.ended_ms, times.received_ms), DEFAULT)
     if not any(c.rule == POLICY and c.media is not True for c in ceilings):
-        ceilings.append(Bound(erase_by(times.ended_ms, times.received_ms), DEFAULT))
+        ceilings.append(default)
+    elif not any(c.rule == POLICY and c.media is not False for c in ceilings):
+        ceilings.append(default._replace(media=True))
     erase = min((c for c in ceilings if c.media is not True), key=_soonest)
     cut_ms = min((c.at_ms for c in ceilings if c.absolute and c.media is not True), default=None)
     floors = sorted(_standing([b for b, is_floor in bounds if is_floor], cut_ms, times.now_ms), key=lambda f: (-f.at_ms, f.rule))
