@@ -6,7 +6,6 @@ from typing import Any, ClassVar, assert_never
 
 import msgspec
 
-from processors.erase_subject import is_ordered
 from processors.exceptions import TAG
 from processors.fence import refuses
 from processors.grounds import told_of, with_terms
@@ -38,7 +37,7 @@ from processors.kernel import (
     View,
     Wake,
 )  # fmt: skip
-from processors.planning import next_ms_of, order_due_media, planned_of, tell_of_plan, window_for
+from processors.planning import is_asked_for, next_ms_of, order_due_media, planned_of, tell_of_plan, window_for
 from processors.policies import in_force
 from processors.terms import DAY_MS, notice_by
 from processors.weighing import overruled, weigh_holds
@@ -135,7 +134,7 @@ class EnforceRetention(Incurious):
             if window.media is not None and window.media_ms is not None and window.media_ms <= now.now_ms:
                 yield from order_due_media(view, conversation_id, item, window.media, asked, now.now_ms)
             return
-        if is_ordered(view, conversation_id, item):
+        if is_asked_for(view, conversation_id, item):
             return  # an erasure that waited for this goes first, and tells more
         yield from overruled(item, holds, asked, book)
         yield from destroy_item(view, item, conversation_id, "retention", now.now_ms, asked, window.erase.facts)

@@ -20,7 +20,7 @@ from processors.item import (
 )
 from processors.kernel import Audit, Context, Effect, View, Wake
 from processors.marks import mark_of
-from processors.mask_item import Masking
+from processors.mask_item import Masking, is_taken
 from processors.order_media import case_of
 from processors.protect_item import REVIEW_ONE
 from processors.windows import Bound, Times, Traits, Window, window_of
@@ -49,13 +49,18 @@ def traits_of(item: Item, tagged: Tagged | None, held: HeldBy | None, settings: 
     return Traits(item.channel, frozenset(item.purposes), item.basis, tags, places, ceilings)
 
 
+def is_asked_for(view: View, conversation_id: str, item: Item) -> bool:
+    """Whether the item's erasure was ordered, its person's or its own, and only waits: then it goes by that, not by its age."""
+    return is_ordered(view, conversation_id, item) or is_taken(view, conversation_id, item)
+
+
 def planned_of(view: View, conversation_id: str, item: Item, window: Window, old: Planned | None, now_ms: int) -> Planned | None:
     """The window as the item's state keeps it; None where only the default period speaks."""
     if window.is_default:
         return None
     floors = [Floor(f.rule, f.origin, f.ground, f.purpose, f.at_ms, f.media) for f in window.floors]
     restricted_ms: int | None = None
-    if floors and (window.erase.at_ms <= now_ms or is_ordered(view, conversation_id, item)):
+    if floors and (window.erase.at_ms <= now_ms or is_asked_for(view, conversation_id, item)):
         restricted_ms = old.restricted_ms if old is not None and old.restricted_ms is not None else now_ms
     return Planned(window.erase.at_ms, window.erase.rule, floors, window.media_ms, restricted_ms)
 
