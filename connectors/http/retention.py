@@ -14,11 +14,13 @@ from connectors.http.door import Door
 from connectors.http.problems import Problem
 from connectors.http.tokens import Token
 from engine.deployment import Deployment, Rung
+from engine.layout import key_bytes
 from law.book import Book
 from processors.forecast import Fate, fate_of
 from processors.item import HeldBy, Item, ItemMedia, Planned, Tagged
 from processors.planning import traits_of
 from processors.policies import policy_of, with_policy, wrong_period
+from processors.roster import Roster
 from schemas.base import Moment, Name
 from schemas.codec import decode_as
 from schemas.events import RetentionPolicySet
@@ -103,9 +105,17 @@ class _Owner:
         return any(scope in self.held and self.held[scope].holds for scope in (conversation_id, "*"))
 
 
-def is_restricted(service: Deployment, refs: Iterable[str], conversation_id: str, purpose: str | None) -> bool:
-    """Whether somebody's part in the conversation is kept for duties only, none of which is for this purpose."""
-    planned = (service.record("subject", ref, Planned, conversation_id) for ref in refs)
+def is_restricted(
+    service: Deployment, controller: str, refs: Iterable[str], conversation_id: str, purpose: str | None
+) -> bool:  # fmt: skip
+    """Whether the part that one of these has in the conversation is kept for duties only, none of which is for this purpose.
+
+    The part is with the party's home, by whichever identifier of the party is asked.
+    """
+    roster = service.record("case", key_bytes(("conversation", controller, conversation_id)).decode(), Roster)
+    asked = {*refs}
+    homes = {party.refs[0] for party in (roster.parties if roster is not None else ()) if asked & {*party.refs}}
+    planned = (service.record("subject", ref, Planned, conversation_id) for ref in asked | homes)
     return any(
         p is not None and p.restricted_ms is not None and purpose not in {floor.purpose or floor.ground for floor in p.floors}
         for p in planned
