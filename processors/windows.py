@@ -145,8 +145,8 @@ def _of_rows(rows: Iterable[Row], traits: Traits, times: Times, book: Book) -> I
         media = True if row.applies.get("media") == "recording" else None
         origin = book.pack_of(row.rule).name
         if row.kind == "floor":
-            purpose = row.applies.get("purpose", "")
-            yield Bound(floor_ms(times.ended_ms, period), row.rule, origin, media, row.rule, purpose), True
+            # The purpose in `applies` says which conversations must be kept (those of marketing), not what they are kept for.
+            yield Bound(floor_ms(times.ended_ms, period), row.rule, origin, media, row.rule), True
         else:
             at_ms = ceiling_ms(times.ended_ms, period)
             at_ms = at_ms if row.absolute else max(at_ms, times.received_ms + IMPORT_GRACE_MS)
