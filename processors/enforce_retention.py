@@ -136,7 +136,7 @@ class EnforceRetention(Incurious):
             return
         if is_asked_for(view, conversation_id, item):
             return  # an erasure that waited for this goes first, and tells more
-        yield from overruled(item, holds, asked, book)
+        yield from overruled(item, holds, asked, book, now.now_ms)
         yield from destroy_item(view, item, conversation_id, "retention", now.now_ms, asked, window.erase.facts)
         order_id = f"ret_{now.derive(0)}"
         yield Emit("erasure.notices", (order_id,), ErasureNotice(

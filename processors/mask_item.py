@@ -9,12 +9,12 @@ from typing import Any, ClassVar, assert_never
 import msgspec
 
 from law.book import Book
-from processors.erase_subject import STEP
 from processors.exceptions import Plea
 from processors.fields import EVERYTHING, masks
 from processors.grounds import ITEMS_TOLD_MAX, OTHER, facts_of
 from processors.item import (
     REPLAN,
+    STEP,
     SWEEP,
     Asked,
     Item,

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 
-from processors.erase_subject import STEP, Erasure, Waiting, is_ordered
+from processors.erase_subject import Erasure, Waiting, is_ordered
 from processors.hold_media import REVIEW, KeptMedia
 from processors.item import (
     EXPIRE,
+    STEP,
     Asked,
     Floor,
     HeldBy,
