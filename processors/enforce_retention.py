@@ -37,7 +37,15 @@ from processors.kernel import (
     View,
     Wake,
 )  # fmt: skip
-from processors.planning import is_asked_for, next_ms_of, order_due_media, planned_of, tell_of_plan, window_for
+from processors.planning import (
+    erasures_go_on,
+    is_asked_for,
+    next_ms_of,
+    order_due_media,
+    planned_of,
+    tell_of_plan,
+    window_for,
+)
 from processors.policies import in_force
 from processors.terms import DAY_MS, notice_by
 from processors.weighing import overruled, weigh_holds
@@ -230,8 +238,10 @@ class EnforceRetention(Incurious):
 
 
 def _replan(view: View, after: str, now: Instant) -> Iterator[Effect]:
-    """Look at the next items; wake those whose window is another one now."""
+    """Look at the next items; wake those whose window is another one now, and erasures that wait: law may keep less for them."""
     looked = 0
+    if not after:
+        yield from erasures_go_on(view, now.now_ms)
     for (conversation_id,), item in view.scan(Item):
         if conversation_id <= after:
             continue

@@ -225,6 +225,26 @@ def test_a_law_pack_that_is_activated_is_noticed_as_well(world: Deployment) -> N
     assert (due.facts["rule"], due.facts["pack"]) == ("cnil.quality.ceiling", "eu_telephony@2000.1")
 
 
+def test_an_erasure_that_a_tag_keeps_waiting_goes_on_when_another_law_keeps_nothing_for_the_tag(tmp_path: Path) -> None:
+    world, who = Deployment(tmp_path), [{"kind": "crm", "value": "one"}]
+    world.publish("call.started", call("c", party("a", "customer", ("crm", "one"))))
+    world.publish("call.tagged", {"conversation_id": "c", "tag": "gdpr:6(1)(e)"})
+    asked = {"request_id": "q", "right": "erasure", "regime": "gdpr", "identifiers": who, "received_via": "web"}
+    world.publish("request.opened", asked)
+    world.publish("request.identity_verified", {"request_id": "q", "actor": "x"})
+    (pack,) = (p for p in world.shared.library.packs() if p.pack == "gdpr")
+    rows = tuple(msgspec.structs.replace(r, words=("none",)) if r.rule == "gdpr.mark.art6_1_e" else r for r in pack.rows)
+    packs = [*world.shared.library.packs(), msgspec.structs.replace(pack, version="2000.1", rows=rows, vectors=())]
+    world.shared.library = Library(packs)
+    noticed(world)
+    assert world.latest("conversations.protected")
+    world.publish("law.activated", {"pack": "gdpr", "version": "2000.1"})
+    noticed(world)
+    assert not world.latest("conversations.protected")
+    assert world.latest("requests.state")["q"].state == "fulfilled"
+    world.close()
+
+
 def test_a_row_of_law_that_begins_or_ends_changes_what_due_times_rest_on() -> None:
     book = shipped()
     days = {law_stamp(book, round(datetime(*day, tzinfo=UTC).timestamp() * 1000)) for day in ((2024, 5, 15), (2024, 5, 16))}
