@@ -76,9 +76,10 @@ def ceiling(item: str, regime: str, book: Book, on: date) -> Row | None:
 
 
 def words(rule: str, regime: str, book: Book, on: date) -> frozenset[str]:
-    """The words of a rule, such as the purposes that are direct marketing; empty where it is not in force."""
-    row = book.row(rule, PLACES[regime or DEFAULT], on)
-    return frozenset(row.words or ()) if row is not None else frozenset()
+    """The words of a rule, such as the purposes that are direct marketing; empty where it is not in force, or in no pack."""
+    return frozenset(
+        word for row in book.rows("words", PLACES[regime or DEFAULT], on) if row.rule == rule for word in row.words or ()
+    )
 
 
 def _rows(book: Book, kind: Kind, regime: str, on: date, **about: str) -> Iterator[Row]:

@@ -6,7 +6,6 @@ from typing import Any, ClassVar, assert_never
 
 import msgspec
 
-from processors.erase_subject import is_ordered
 from processors.exceptions import TAG
 from processors.fence import refuses
 from processors.grounds import told_of, with_terms
@@ -38,9 +37,17 @@ from processors.kernel import (
     View,
     Wake,
 )  # fmt: skip
-from processors.planning import next_ms_of, order_due_media, planned_of, tell_of_plan, window_for
+from processors.planning import (
+    erasures_go_on,
+    is_asked_for,
+    next_ms_of,
+    order_due_media,
+    planned_of,
+    tell_of_plan,
+    window_for,
+)
 from processors.policies import in_force
-from processors.terms import notice_by
+from processors.terms import DAY_MS, notice_by
 from processors.weighing import overruled, weigh_holds
 from processors.windows import Window, law_stamp
 from schemas.base import Record
@@ -49,6 +56,7 @@ from schemas.topics import ControllerState, ErasureNotice
 
 ITEMS_PER_RELEASE = 100  # items woken by one step of a hold's release; the next step wakes itself
 ITEMS_PER_REPLAN = 100  # items looked at by one step after a change of policies or law
+LOOK_AGAIN_MS = 30 * DAY_MS  # at what is held past its time: an item without an alarm would not be found by a review
 RELEASE = "release\x1f"
 
 
@@ -123,8 +131,10 @@ class EnforceRetention(Incurious):
         window = yield from self._plan(view, conversation_id, item, now, now.now_ms, ringing=True)
         book = now.law(item.controller)
         holds = weigh_holds(view, conversation_id, book, now.now_ms)
-        if holds.standing or is_ordered(view, conversation_id, item):
-            return  # a release arms the alarm again; an erasure that waited for it goes first, and tells more
+        if holds.standing:
+            if window.goes_ms <= now.now_ms:  # a release arms the alarm for what is due
+                yield Wake(EXPIRE + conversation_id, now.now_ms + LOOK_AGAIN_MS)
+            return
         settings = now.settings(item.controller)
         by_ms = notice_by(now.now_ms, (t.deadline_days for t in settings.targets))
         asked = Asked(acknowledge_by_ms=by_ms)
@@ -132,7 +142,9 @@ class EnforceRetention(Incurious):
             if window.media is not None and window.media_ms is not None and window.media_ms <= now.now_ms:
                 yield from order_due_media(view, conversation_id, item, window.media, asked, now.now_ms)
             return
-        yield from overruled(item, holds, asked, book)
+        if is_asked_for(view, conversation_id, item):
+            return  # an erasure that waited for this goes first, and tells more
+        yield from overruled(item, holds, asked, book, now.now_ms)
         yield from destroy_item(view, item, conversation_id, "retention", now.now_ms, asked, window.erase.facts)
         order_id = f"ret_{now.derive(0)}"
         yield Emit("erasure.notices", (order_id,), ErasureNotice(
@@ -167,8 +179,8 @@ class EnforceRetention(Incurious):
         return window
 
     def _hold(self, view: View, event: Hold, at: Receipt) -> Iterator[Effect]:
-        if event.hold_id.startswith(TAG) and view.get(Item, event.conversation_id or "") is None:
-            return  # it went while the tag was on its way: nothing may stay behind
+        if event.placed and event.conversation_id is not None and view.get(Item, event.conversation_id) is None:
+            return  # it went while the word was on its way: nothing may stay behind, for nobody would tell of the release
         scope = event.conversation_id or "*"
         held = view.get(HeldBy, scope) or HeldBy()
         holds, terms = set(held.holds), held.terms
@@ -226,8 +238,10 @@ class EnforceRetention(Incurious):
 
 
 def _replan(view: View, after: str, now: Instant) -> Iterator[Effect]:
-    """Look at the next items; wake those whose window is another one now."""
+    """Look at the next items; wake those whose window is another one now, and erasures that wait: law may keep less for them."""
     looked = 0
+    if not after:
+        yield from erasures_go_on(view, now.now_ms)
     for (conversation_id,), item in view.scan(Item):
         if conversation_id <= after:
             continue

@@ -14,6 +14,7 @@ from processors.grounds import ITEMS_TOLD_MAX, OTHER, facts_of
 from processors.item import (
     EXPIRE,
     REPLAN,
+    STEP,
     SWEEP,
     Asked,
     HeldBy,
@@ -52,7 +53,6 @@ from schemas.routed import EraseOrder, EraseReport, HeldItem, Hold, ItemErase, I
 ITEMS_PER_STEP = 6  # an item's destruction is some 12 effects and the first lines of its sweep
 POINTERS_PER_STEP = 50
 REQUESTS_MAX = 64  # that a fence remembers
-STEP = "step\x1f"
 
 
 class Erasure(State):

@@ -20,7 +20,7 @@ from law.rights import ceiling, kept_by
 from schemas.routed import HoldTerms
 
 TAG = "tag:"  # a hold's id that begins so is a mark's: no other hold may (`admit_event`)
-FLOOR = "floor:"  # and one that begins so is a duty to keep (`windows.py`)
+FLOOR = "floor\x1f"  # and one that begins so is a duty to keep (`windows.py`): no name has such a sign
 INTERESTS = "art6_1_f"
 UNLAWFUL, CARD_DATA = "unlawful", "card_authentication_data"  # as ceilings call these items
 CEILINGS = (CARD_DATA, UNLAWFUL)

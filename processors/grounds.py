@@ -7,6 +7,7 @@ An item may be kept by several holds. It goes when the last of them ends, so its
 import re
 from collections.abc import Iterable, Mapping
 
+from processors.exceptions import TAG
 from schemas.routed import HeldItem, HoldTerms
 
 # GDPR Art. 17(3), Cal. Civ. Code §1798.105(d) and legal holds have codes (art17_3_e, ccpa_d_8, litigation). A ground is typed by
@@ -30,10 +31,14 @@ def later(a: int | None, b: int | None) -> int | None:
 
 
 def with_terms(terms: Terms, told: Iterable[HoldTerms]) -> dict[str, tuple[str, int | None]]:
-    """`terms` with what was told of further holds. An end only moves later, in whatever order it is told."""
+    """`terms` with what was told of further holds. An end only moves later, in whatever order it is told.
+
+    Of a mark the roster has put its words in order: what it told last is what holds.
+    """
     grown = dict(terms)
     for one in told:
-        ground, until_ms = grown.get(one.hold_id, (one.ground or OTHER, one.until_ms))
+        known = grown if not one.hold_id.startswith(TAG) else {}
+        ground, until_ms = known.get(one.hold_id, (one.ground or OTHER, one.until_ms))
         grown[one.hold_id] = (ground, later(until_ms, one.until_ms))
     return grown
 

@@ -35,6 +35,7 @@ PUBLISH_DELAY_MS = 1_000
 PUBLISH_DELAY_PER_LINE_MS = 50
 LINES_PER_SWEEP = 20  # lines deleted at once with an item: six items stay under kernel.EFFECTS_PER_STEP_MAX
 SWEEP, PUBLISH, EXPIRE = "sweep\x1f", "publish\x1f", "expire\x1f"  # alarms about one conversation, whose id follows
+STEP = "step\x1f"  # of `erase_subject` and `mask_item`: go on with what is under way
 REPLAN = "replan\x1f"  # of `enforce_retention`: look at all items again; the last conversation done follows
 
 
@@ -144,7 +145,10 @@ class Masked(State):
 
 
 class Untagged(State):
-    """A tag of a conversation was taken away: setting it up to this time is overtaken. Its parts are (conversation, tag)."""
+    """A tag of a conversation was taken away: setting it up to this time is overtaken.
+
+    Its parts are the conversation and what the tag says: its mark, or its text without regard to case.
+    """
 
     KIND: ClassVar[str] = "untagged"
     at_ms: int

@@ -14,11 +14,11 @@ import msgspec
 
 from law.book import Book
 from law.rights import kept_by, words
-from law.rows import Period
 from processors.exceptions import CARD_DATA, CEILINGS, INTERESTS, TAG, UNLAWFUL, day
+from processors.grounds import later
 from processors.kernel import Audit, Effect, Instant, Put, Receipt, Wake
+from processors.policies import floor_ms
 from processors.roster import Roster, hold
-from processors.terms import DAY_MS, HOUR_MS, add_months
 from schemas.routed import Hold
 
 MIFID = "mifid"
@@ -110,7 +110,7 @@ def prolong(roster: Roster, conversation_id: str, at: Receipt) -> Generator[Effe
     if TAG + MIFID not in roster.holds:
         return roster
     book = at.law(at.controller)
-    until_ms = _until(roster, MIFID, None, book, at.receipt_ms)
+    until_ms = later(roster.terms.get(TAG + MIFID, ("", 0))[1], _until(roster, MIFID, None, book, at.receipt_ms))
     told = _told(roster, conversation_id, MIFID, until_ms, book, day(at.receipt_ms))
     if told is None:
         return roster
@@ -140,25 +140,27 @@ def _told(roster: Roster, conversation_id: str, name: str, until_ms: int | None,
 
 
 def _until(roster: Roster, name: str, value: str | None, book: Book, now_ms: int) -> int | None:
-    """A mark's own end: the end of the day that the tag's value names; of a MiFID record, the end of the period of its rule."""
-    said = DATE.fullmatch(value.strip()) if value else None
-    if said is not None:
-        try:
-            last = date.fromisoformat(said.group())
-        except ValueError:
-            return None
+    """A mark's own end: the end of the day that the tag's value names; of a MiFID record, the end of the period of its rule.
+
+    What must go has none.
+    """
+    if name in CEILINGS:
+        return None  # what must go does not stay because a day has passed
+    last = _date(value or "")
+    if last is not None:
         return round(datetime.combine(last + timedelta(days=1), datetime.min.time(), UTC).timestamp() * 1000)
     if name != MIFID:
         return None
     floors = [row.period for row in book.rows("floor", "EU", day(now_ms)) if row.rule.startswith("mifid.16_7") and row.period]
     created_ms = roster.ended_ms if roster.ended_ms is not None else roster.started_ms or now_ms
-    return max((_after(created_ms, period) for period in floors), default=None)
+    return max((floor_ms(created_ms, period) for period in floors), default=None)
 
 
-def _after(at_ms: int, period: Period) -> int:
-    match period.unit:
-        case "years" | "months":
-            return add_months(at_ms, period.amount * (12 if period.unit == "years" else 1))
-        case "hours":
-            return at_ms + period.amount * HOUR_MS
-    return at_ms + period.amount * DAY_MS
+def _date(value: str) -> date | None:
+    """The day that a tag's value names, if any. The calendar's last one, which people write for `never`, has no day after it."""
+    if DATE.fullmatch(value.strip()) is None:
+        return None
+    try:
+        return min(date.fromisoformat(value.strip()), date.max - timedelta(days=1))
+    except ValueError:
+        return None

@@ -9,15 +9,17 @@ from typing import Any, ClassVar, assert_never
 import msgspec
 
 from law.book import Book
-from processors.erase_subject import STEP
 from processors.exceptions import Plea
 from processors.fields import EVERYTHING, masks
 from processors.grounds import ITEMS_TOLD_MAX, OTHER, facts_of
 from processors.item import (
+    REPLAN,
+    STEP,
     SWEEP,
     Asked,
     Item,
     Masked,
+    Planned,
     Pointer,
     destroy_item,
     forget_nonce,
@@ -67,6 +69,15 @@ class Masking(State):
     ground: str = ""
 
 
+def is_taken(view: View, conversation_id: str, item: Item) -> bool:
+    """Whether a partial erasure takes the whole of an item and only waits for a hold or a duty: then it goes by that."""
+    return any(
+        EVERYTHING in masking.fields and _is_meant(masking, item.effective_ms)
+        and (not masking.conversation_ids or conversation_id in masking.conversation_ids)
+        for _, masking in view.scan(Masking)
+    )  # fmt: skip
+
+
 class MaskItem(Incurious):
     """GDPR Art. 17 for a part: a choice of fields, of conversations or of a period.
 
@@ -111,6 +122,8 @@ class MaskItem(Incurious):
             event.before_ms, list(event.targets), event.acknowledge_by_ms, regime=event.regime, ground=event.ground,
         ), place)  # fmt: skip
         yield Wake(STEP, at.receipt_ms)
+        if any(True for _ in view.scan(Planned)):  # what a duty keeps is restricted to it from now on
+            yield Wake(REPLAN, at.receipt_ms, of="enforce_retention")
 
     def _step(self, view: View, place: tuple[str, ...], masking: Masking, book: Book, now_ms: int) -> Iterator[Effect]:
         request_id, asker, _ = place

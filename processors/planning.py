@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 
-from processors.erase_subject import STEP, Erasure, Waiting, is_ordered
+from processors.erase_subject import Erasure, Waiting, is_ordered
 from processors.hold_media import REVIEW, KeptMedia
 from processors.item import (
     EXPIRE,
+    STEP,
     Asked,
     Floor,
+    HeldBy,
     Item,
     ItemMedia,
     MediaOwed,
@@ -19,7 +21,7 @@ from processors.item import (
 )
 from processors.kernel import Audit, Context, Effect, View, Wake
 from processors.marks import mark_of
-from processors.mask_item import Masking
+from processors.mask_item import Masking, is_taken
 from processors.order_media import case_of
 from processors.protect_item import REVIEW_ONE
 from processors.windows import Bound, Times, Traits, Window, window_of
@@ -29,19 +31,28 @@ RECORDINGS_PER_STEP = 60  # ordered away by one alarm: two effects each; the nex
 
 def window_for(view: View, conversation_id: str, item: Item, at: Context, now_ms: int) -> Window:
     """What rules make of an item now."""
-    tagged = view.get(Tagged, conversation_id)
+    tagged, held = view.get(Tagged, conversation_id), view.get(HeldBy, conversation_id)
     settings = at.settings(item.controller)
     return window_of(
-        traits_of(item, tagged, settings), Times(item.ended_ms or item.started_ms, item.received_ms, now_ms), settings,
+        traits_of(item, tagged, held, settings), Times(item.ended_ms or item.started_ms, item.received_ms, now_ms), settings,
         at.law(item.controller),
     )  # fmt: skip
 
 
-def traits_of(item: Item, tagged: Tagged | None, settings: ControllerState) -> Traits:
-    """What rules look at: a duty may be the controller's by its own place, or come from the party's."""
+def traits_of(item: Item, tagged: Tagged | None, held: HeldBy | None, settings: ControllerState) -> Traits:
+    """What rules look at: a duty may be the controller's by its own place, or come from the party's.
+
+    What must go is the roster's word (`held`), which knows every spelling and tells who joins later. Employees hold no tags.
+    """
     places = tuple(dict.fromkeys(place for place in (item.jurisdiction, settings.default_region) if place)) or ("*",)
     tags = frozenset(name for tag in tagged.tags for name in (tag.casefold(), mark_of(tag)) if name) if tagged else frozenset()
-    return Traits(item.channel, frozenset(item.purposes), item.basis, tags, places)
+    ceilings = frozenset(held.ceilings) if held is not None and not item.employee else frozenset()
+    return Traits(item.channel, frozenset(item.purposes), item.basis, tags, places, ceilings)
+
+
+def is_asked_for(view: View, conversation_id: str, item: Item) -> bool:
+    """Whether the item's erasure was ordered, its person's or its own, and only waits: then it goes by that, not by its age."""
+    return is_ordered(view, conversation_id, item) or is_taken(view, conversation_id, item)
 
 
 def planned_of(view: View, conversation_id: str, item: Item, window: Window, old: Planned | None, now_ms: int) -> Planned | None:
@@ -50,7 +61,7 @@ def planned_of(view: View, conversation_id: str, item: Item, window: Window, old
         return None
     floors = [Floor(f.rule, f.origin, f.ground, f.purpose, f.at_ms, f.media) for f in window.floors]
     restricted_ms: int | None = None
-    if floors and (window.erase.at_ms <= now_ms or is_ordered(view, conversation_id, item)):
+    if floors and (window.erase.at_ms <= now_ms or is_asked_for(view, conversation_id, item)):
         restricted_ms = old.restricted_ms if old is not None and old.restricted_ms is not None else now_ms
     return Planned(window.erase.at_ms, window.erase.rule, floors, window.media_ms, restricted_ms)
 
@@ -85,15 +96,20 @@ def tell_of_plan(
     yield from publish_soon(view, conversation_id, now_ms)
     if (old.floors if old is not None else []) == (new.floors if new is not None else []):
         return
-    if any(True for kind in (Waiting, Erasure) for _ in view.scan(kind)):
-        yield Wake(STEP, now_ms, of="erase_subject")
-    if any(True for _ in view.scan(Masking)):
-        yield Wake(STEP, now_ms, of="mask_item")
+    yield from erasures_go_on(view, now_ms)
     if any(True for _ in view.scan(KeptMedia, conversation_id)):
         yield Wake(REVIEW, now_ms, of="hold_media")
     redacted = view.get(Redacted, conversation_id)
     if redacted is not None and redacted.pending:
         yield Wake(REVIEW_ONE + conversation_id, now_ms, of="protect_item")
+
+
+def erasures_go_on(view: View, now_ms: int) -> Iterator[Effect]:
+    """Have erasures that wait here look again at what keeps their items."""
+    if any(True for kind in (Waiting, Erasure) for _ in view.scan(kind)):
+        yield Wake(STEP, now_ms, of="erase_subject")
+    if any(True for _ in view.scan(Masking)):
+        yield Wake(STEP, now_ms, of="mask_item")
 
 
 def unordered(view: View, conversation_id: str, item: Item) -> list[str]:

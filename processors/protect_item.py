@@ -43,6 +43,7 @@ from processors.kernel import (
     View,
     Wake,
 )
+from processors.marks import mark_of
 from processors.order_media import late_order
 from schemas.base import Record
 from schemas.markers import CONTENT
@@ -191,7 +192,7 @@ class ProtectItem:
         redacted, masked = view.get(Redacted, conversation_id), view.get(Masked, conversation_id)
         tags: set[str] = set()
         for n, line in enumerate(event.lines):
-            untagged = view.get(Untagged, conversation_id, line.tag) if line.tag else None
+            untagged = view.get(Untagged, conversation_id, _said(line.tag)) if line.tag else None
             if untagged is not None and at.effective_ms <= untagged.at_ms:
                 continue
             if redacted is None or not _is_redacted(line, redacted):
@@ -292,17 +293,20 @@ class ProtectItem:
     def _untag(self, view: View, event: ItemUntagged, at: Receipt) -> Iterator[Effect]:
         if view.get(Item, event.conversation_id) is None:
             return
-        old = view.get(Untagged, event.conversation_id, event.tag)
+        said = _said(event.tag)
+        old = view.get(Untagged, event.conversation_id, said)
         if old is not None and old.at_ms >= at.effective_ms:
             return
-        yield Put(Untagged(at.effective_ms), (event.conversation_id, event.tag))
+        yield Put(Untagged(at.effective_ms), (event.conversation_id, said))
         for parts, line in list(view.scan(ItemLine, event.conversation_id)):
             # A line's place begins with the time of its event.
-            if line.tag == event.tag and int(parts[1].partition("-")[0]) <= at.effective_ms:
+            if line.tag and _said(line.tag) == said and int(parts[1].partition("-")[0]) <= at.effective_ms:
                 yield Delete(ItemLine, parts)
                 yield from publish_soon(view, event.conversation_id, at.receipt_ms)
-        left = {line.tag for _, line in view.scan(ItemLine, event.conversation_id) if line.tag == event.tag}
-        yield from _note_tags(view, event.conversation_id, frozenset(), {event.tag} - left, at)
+        left = {line.tag for _, line in view.scan(ItemLine, event.conversation_id) if line.tag}
+        known = view.get(Tagged, event.conversation_id) or Tagged()
+        gone = {tag for tag in known.tags if _said(tag) == said} - left
+        yield from _note_tags(view, event.conversation_id, frozenset(), gone, at)
 
 
 def _note_tags(
@@ -316,6 +320,11 @@ def _note_tags(
     if tags != old.tags:
         yield Put(Tagged(tags), (conversation_id,))
         yield Wake(EXPIRE + conversation_id, at.receipt_ms, of="enforce_retention")
+
+
+def _said(tag: str) -> str:
+    """What a tag says, in whatever spelling: its mark, or its text without regard to case."""
+    return mark_of(tag) or tag.casefold()
 
 
 def _nobody(view: View, conversation_id: str, at: Receipt) -> Iterator[Effect]:

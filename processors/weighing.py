@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from law.book import Book
 from processors.exceptions import FLOOR, NO_PLEA, Plea, Weighed, day, of_a_recording, weigh
 from processors.grounds import held_item
-from processors.item import Asked, HeldBy, Item, Planned, holds_on
-from processors.kernel import Audit, Effect, View
+from processors.item import STEP, Asked, HeldBy, Item, Planned, holds_on
+from processors.kernel import Audit, Effect, View, Wake
 from schemas.routed import HeldItem, HoldTerms
 
 
@@ -42,14 +42,19 @@ def kept_against(view: View, conversation_id: str, plea: Plea, book: Book, now_m
     return held_item(conversation_id, weigh_item(view, conversation_id, plea, book, now_ms).standing)
 
 
-def overruled(item: Item, weighed: Weighed, asked: Asked, book: Book) -> Iterator[Effect]:
-    """Put on record that an item goes although something keeps it: on which grounds, and to what each of them yields."""
+def overruled(item: Item, weighed: Weighed, asked: Asked, book: Book, now_ms: int) -> Iterator[Effect]:
+    """Put on record that an item goes although something keeps it: on which grounds, and to what each of them yields.
+
+    Other requests, to which this did not yield, may wait for the item: they are to notice that it is gone.
+    """
     if weighed.yielded:
         by = {"request": asked.request_id} if asked.request_id else {"cause": "retention"}
         facts = {f"ground.{ground}": to for ground, to in weighed.yielded.items()}
         yield Audit("hold.overruled", item.controller, by | facts, law=book.names)
+        for waiting in ("erase_subject", "mask_item"):
+            yield Wake(STEP, now_ms, of=waiting)
 
 
 def overrule(view: View, item: Item, conversation_id: str, asked: Asked, book: Book, now_ms: int) -> Iterator[Effect]:
     """See `overruled`: of an item that a request asks for."""
-    yield from overruled(item, weigh_item(view, conversation_id, asked.plea, book, now_ms), asked, book)
+    yield from overruled(item, weigh_item(view, conversation_id, asked.plea, book, now_ms), asked, book, now_ms)

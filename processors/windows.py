@@ -23,7 +23,6 @@ DEFAULT, POLICY = "default_period", "policy"  # the rules that are no row of a p
 # and so is a floor or a ceiling that is about everything: a pack cannot know every conversation.
 MATCHED = frozenset(("purpose", "tag", "basis", "channel", "media", "item"))
 CHOSEN = frozenset(("purpose", "tag", "basis", "item"))
-MARKS = frozenset(("unlawful", "card_authentication_data"))  # `item`s that a tag of this name makes of a conversation
 
 
 class Traits(NamedTuple):
@@ -34,6 +33,7 @@ class Traits(NamedTuple):
     basis: str | None
     tags: frozenset[str]  # case-folded
     places: tuple[str, ...]
+    ceilings: frozenset[str] = frozenset()  # the marks under which it must go (`exceptions.CEILINGS`), as its roster told them
 
 
 class Bound(NamedTuple):
@@ -89,14 +89,18 @@ class Times(NamedTuple):
 def window_of(traits: Traits, times: Times, settings: ControllerState, book: Book) -> Window:
     """The window of an item under a controller's policies and the law that is in force now."""
     policies = in_force(settings.policies, times.now_ms) if settings.policies else ()
-    rows = _rows(book, traits.places, _day(times.now_ms)) if traits.purposes or traits.tags or traits.basis else ()
+    known = traits.purposes or traits.tags or traits.basis or traits.ceilings
+    rows = _rows(book, traits.places, _day(times.now_ms)) if known else ()
     rows = tuple(row for row in rows if _is_on(row, traits))
     if not policies and not rows:  # nearly every item
         return Window(Bound(erase_by(times.ended_ms, times.received_ms), DEFAULT))
     bounds = [*_of_policies(policies, traits, times), *_of_rows(rows, traits, times, book)]
     ceilings = [bound for bound, is_floor in bounds if not is_floor]
+    default = Bound(erase_by(times.ended_ms, times.received_ms), DEFAULT)
     if not any(c.rule == POLICY and c.media is not True for c in ceilings):
-        ceilings.append(Bound(erase_by(times.ended_ms, times.received_ms), DEFAULT))
+        ceilings.append(default)
+    elif not any(c.rule == POLICY and c.media is not False for c in ceilings):
+        ceilings.append(default._replace(media=True))
     erase = min((c for c in ceilings if c.media is not True), key=_soonest)
     cut_ms = min((c.at_ms for c in ceilings if c.absolute and c.media is not True), default=None)
     floors = sorted(_standing([b for b, is_floor in bounds if is_floor], cut_ms, times.now_ms), key=lambda f: (-f.at_ms, f.rule))
@@ -141,8 +145,8 @@ def _of_rows(rows: Iterable[Row], traits: Traits, times: Times, book: Book) -> I
         media = True if row.applies.get("media") == "recording" else None
         origin = book.pack_of(row).name
         if row.kind == "floor":
-            purpose = row.applies.get("purpose", "")
-            yield Bound(floor_ms(times.ended_ms, period), row.rule, origin, media, row.rule, purpose), True
+            # The purpose in `applies` says which conversations must be kept (those of marketing), not what they are kept for.
+            yield Bound(floor_ms(times.ended_ms, period), row.rule, origin, media, row.rule), True
         else:
             at_ms = ceiling_ms(times.ended_ms, period)
             at_ms = at_ms if row.absolute else max(at_ms, times.received_ms + IMPORT_GRACE_MS)
@@ -167,7 +171,7 @@ def _matches(key: str, value: str, traits: Traits) -> bool:
         case "channel":
             return value == traits.channel
         case "item":
-            return value in MARKS and value in traits.tags
+            return value in traits.ceilings
     return key == "media" and value == "recording"
 
 

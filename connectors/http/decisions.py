@@ -127,8 +127,9 @@ def decide(door: Door, ask: Ask) -> Decided:
         law_pack = book.names
         asked = list(_asked(door, ask, settings, reasons))
         known = _known(door, ask, {ref for _, _, others, _ in asked for ref in others}, reasons)
-        if ask.use in KEPT_USES and ask.conversation_id and is_restricted(service, known, ask.conversation_id, ask.purpose):
-            reasons.add("restricted")
+        if ask.use in KEPT_USES and ask.conversation_id:
+            if is_restricted(service, ask.controller, known, ask.conversation_id, ask.purpose):
+                reasons.add("restricted")
         beat_ms = min((one.beat_ms for one in known.values()), default=beat_ms)
         parties = [
             PartyView(

@@ -14,12 +14,14 @@ from connectors.http.door import Door
 from connectors.http.problems import Problem
 from connectors.http.tokens import Token
 from engine.deployment import Deployment, Rung
+from engine.layout import key_bytes
 from law.book import Book
 from law.reading import PackRefused
 from processors.forecast import Fate, fate_of
 from processors.item import HeldBy, Item, ItemMedia, Planned, Tagged
 from processors.planning import traits_of
 from processors.policies import policy_of, with_policy, wrong_period
+from processors.roster import Roster
 from schemas.base import Moment, Name
 from schemas.codec import decode_as
 from schemas.events import RetentionPolicySet
@@ -98,16 +100,23 @@ class _Owner:
     def __init__(self, service: Deployment, owner: str) -> None:
         self.name = owner
         self.tagged = {parts[0]: found for parts, found in service.records("subject", owner, Tagged)}
-        held = {parts[0] for parts, found in service.records("subject", owner, HeldBy) if found.holds}
-        self._held, self._all = held, "*" in held
+        self.held = {parts[0]: found for parts, found in service.records("subject", owner, HeldBy)}
 
     def is_held(self, conversation_id: str) -> bool:
-        return self._all or conversation_id in self._held
+        return any(scope in self.held and self.held[scope].holds for scope in (conversation_id, "*"))
 
 
-def is_restricted(service: Deployment, refs: Iterable[str], conversation_id: str, purpose: str | None) -> bool:
-    """Whether somebody's part in the conversation is kept for duties only, none of which is for this purpose."""
-    planned = (service.record("subject", ref, Planned, conversation_id) for ref in refs)
+def is_restricted(
+    service: Deployment, controller: str, refs: Iterable[str], conversation_id: str, purpose: str | None
+) -> bool:  # fmt: skip
+    """Whether the part that one of these has in the conversation is kept for duties only, none of which is for this purpose.
+
+    The part is with the party's home, by whichever identifier of the party is asked.
+    """
+    roster = service.record("case", key_bytes(("conversation", controller, conversation_id)).decode(), Roster)
+    asked = {*refs}
+    homes = {party.refs[0] for party in (roster.parties if roster is not None else ()) if asked & {*party.refs}}
+    planned = (service.record("subject", ref, Planned, conversation_id) for ref in asked | homes)
     return any(
         p is not None and p.restricted_ms is not None and purpose not in {floor.purpose or floor.ground for floor in p.floors}
         for p in planned
@@ -133,11 +142,11 @@ def preview(service: Deployment, controller: str, proposed: ControllerState | No
         if owner.is_held(conversation_id):
             found.held += 1
             continue
-        tagged = owner.tagged.get(conversation_id)
-        fate = _fate(item, tagged, proposed or present, book, now_ms)
+        marked = owner.tagged.get(conversation_id), owner.held.get(conversation_id)
+        fate = _fate(item, *marked, proposed or present, book, now_ms)
         recordings = _recordings(service, name, conversation_id) if fate.media_ms is not None else 0
         if proposed is not None:
-            was = _fate(item, tagged, present, book, now_ms)
+            was = _fate(item, *marked, present, book, now_ms)
             sooner = recordings > 0 and (fate.media_ms or NEVER_MS) < (was.media_ms or NEVER_MS)
             found.earlier += sooner or fate.goes_ms < was.goes_ms
             found.later += fate.goes_ms > was.goes_ms
@@ -154,9 +163,11 @@ def preview(service: Deployment, controller: str, proposed: ControllerState | No
     return found
 
 
-def _fate(item: Item, tagged: Tagged | None, settings: ControllerState, book: Book, now_ms: int) -> Fate:
+def _fate(
+    item: Item, tagged: Tagged | None, held: HeldBy | None, settings: ControllerState, book: Book, now_ms: int
+) -> Fate:  # fmt: skip
     ended_ms = item.ended_ms or item.started_ms
-    return fate_of(traits_of(item, tagged, settings), ended_ms, item.received_ms, now_ms, settings, book)
+    return fate_of(traits_of(item, tagged, held, settings), ended_ms, item.received_ms, now_ms, settings, book)
 
 
 def _recordings(service: Deployment, owner: str, conversation_id: str) -> int:

@@ -94,6 +94,7 @@ def hears_no_release(patch: pytest.MonkeyPatch) -> None:
 
 def arms_nothing_after_a_release(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(enforce_retention.EnforceRetention, "_rearm", lambda self, view, after, at, now_ms: iter(()))
+    patch.setattr(enforce_retention, "LOOK_AGAIN_MS", 10**15)
 
 
 def looks_at_no_hold(patch: pytest.MonkeyPatch) -> None:

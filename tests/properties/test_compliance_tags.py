@@ -128,6 +128,20 @@ def test_california_knows_an_obligation_and_no_public_task(world: Deployment) ->
     assert kept(world) == [("c1", ("ccpa_d_8",), None)] and ordered_away(world) == {"c2.wav"}
 
 
+def test_what_must_go_goes_in_every_spelling_of_the_tag_and_stays_once_it_is_taken_away_in_another(world: Deployment) -> None:
+    world.publish("controller.configured", {"default_region": "DE", "employee_basis": "art6_1_b"})
+    for name in ("c1", "c2"):
+        tell(world, *conversation(name, ann(), gus()))
+    tell(world, hold("h1", 1, ground="litigation", conversation_ids=["c2"]))
+    tell(world, tag(world, "c1", "gdpr", value="17(1)(d)"), tag(world, "c2", "unlawful"))
+    rest(world)
+    assert there(world) == {"c2"}
+    tell(world, tag(world, "c2", "gdpr", on=False, value="17(1)(d)"))
+    tell(world, Told("hold.released", "h1/released", world.now_ms, {"hold_id": "h1"}))
+    rest(world)
+    assert there(world) == {"c2"}
+
+
 WORDS = st.lists(
     st.tuples(st.sampled_from(["gdpr:6(1)(c)", "GDPR 6(1)(c)", "gdpr:6(1)(e)", "unlawful"]), st.booleans(), st.integers(1, 6)),
     max_size=8, unique=True,

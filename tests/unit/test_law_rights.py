@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from law.book import Book, shipped
-from law.rights import Exempt, available, ceiling, exceptions, kept_by
+from law.rights import Exempt, available, ceiling, exceptions, kept_by, words
 from law.rows import Pack
 
 BASES = [f"art6_1_{letter}" for letter in "abcdef"]
@@ -101,3 +101,10 @@ def test_card_authentication_data_has_a_ceiling_by_every_law_and_unlawful_proces
         ("unlawful", "gdpr"): "gdpr.art17.unlawful", ("unlawful", "uk_gdpr"): "uk_gdpr.art17.unlawful",
         **{("card_authentication_data", regime): "pci.3_3_1.ceiling" for regime in ("gdpr", "uk_gdpr", "ccpa")},
     }  # fmt: skip
+
+
+def test_words_are_none_where_a_version_of_the_pack_has_no_such_rule() -> None:
+    rule = "gdpr.art21.marketing_purposes"
+    assert "marketing" in words(rule, "", shipped(), TODAY)
+    packs = [msgspec.structs.replace(pack, rows=tuple(r for r in pack.rows if r.rule != rule)) for pack in shipped().packs]
+    assert words(rule, "", Book(packs), TODAY) == frozenset()

@@ -185,6 +185,26 @@ def test_an_earlier_time_is_noticed_within_a_look_and_a_turn_for_each_part(
     assert world.loop.reviews.seen_ms == world.now_ms
 
 
+def test_a_duty_that_comes_while_an_item_is_held_past_its_time_keeps_it_from_the_erasure_that_waits(tmp_path: Path) -> None:
+    world, who = Deployment(tmp_path), [{"kind": "crm", "value": "one"}]
+    world.publish("call.started", call("c", party("a", "customer", ("crm", "one"))) | {"purposes": ["billing"]})
+    world.publish("hold.placed", {"hold_id": "h", "scope": {"identifiers": who}, "ground": "litigation", "actor": "x"})
+    world.settle(800 * DAY_MS)  # its time is over, and nothing is due
+    asked = {"request_id": "q", "right": "erasure", "regime": "gdpr", "identifiers": who, "received_via": "web"}
+    world.publish("request.opened", asked)
+    world.publish("request.identity_verified", {"request_id": "q", "actor": "x"})
+    duty = {"policy_id": "tax", "selector": {"purpose": "billing"}, "keep_for": "P6Y", "ground": "tax_law"}
+    world.publish("retention.policy_set", duty | {"from": "2026-01-01T00:00:00Z"})
+    noticed(world)
+    world.publish("hold.released", {"hold_id": "h", "actor": "x"})
+    world.settle(DAY_MS)
+    (there,) = world.latest("conversations.protected").values()
+    assert there.restricted and there.kept_for == ("billing",) and not there.held
+    world.settle(5 * 366 * DAY_MS)
+    assert not world.latest("conversations.protected"), "and its end lets it go"
+    world.close()
+
+
 def test_a_law_pack_that_is_activated_is_noticed_as_well(world: Deployment) -> None:
     world.publish("controller.configured", {"default_region": "FR", "employee_basis": "art6_1_b"})
     start = call("q", party("a", "customer", ("crm", "quality"))) | {"purposes": ["quality"]}
@@ -203,6 +223,26 @@ def test_a_law_pack_that_is_activated_is_noticed_as_well(world: Deployment) -> N
     world.settle(95 * DAY_MS)
     (due,) = world.audit("item.recordings_due")
     assert (due.facts["rule"], due.facts["pack"]) == ("cnil.quality.ceiling", "eu_telephony@2000.1")
+
+
+def test_an_erasure_that_a_tag_keeps_waiting_goes_on_when_another_law_keeps_nothing_for_the_tag(tmp_path: Path) -> None:
+    world, who = Deployment(tmp_path), [{"kind": "crm", "value": "one"}]
+    world.publish("call.started", call("c", party("a", "customer", ("crm", "one"))))
+    world.publish("call.tagged", {"conversation_id": "c", "tag": "gdpr:6(1)(e)"})
+    asked = {"request_id": "q", "right": "erasure", "regime": "gdpr", "identifiers": who, "received_via": "web"}
+    world.publish("request.opened", asked)
+    world.publish("request.identity_verified", {"request_id": "q", "actor": "x"})
+    (pack,) = (p for p in world.shared.library.packs() if p.pack == "gdpr")
+    rows = tuple(msgspec.structs.replace(r, words=("none",)) if r.rule == "gdpr.mark.art6_1_e" else r for r in pack.rows)
+    packs = [*world.shared.library.packs(), msgspec.structs.replace(pack, version="2000.1", rows=rows, vectors=())]
+    world.shared.library = Library(packs)
+    noticed(world)
+    assert world.latest("conversations.protected")
+    world.publish("law.activated", {"pack": "gdpr", "version": "2000.1"})
+    noticed(world)
+    assert not world.latest("conversations.protected")
+    assert world.latest("requests.state")["q"].state == "fulfilled"
+    world.close()
 
 
 def test_a_row_of_law_that_begins_or_ends_changes_what_due_times_rest_on() -> None:

@@ -175,3 +175,28 @@ def test_what_is_kept_for_a_duty_may_be_used_for_nothing_else(stocked: Any) -> N
     assert told["identifiers"][0]["kept"][0]["grounds"] == ["tax_law"] and told["identifiers"][0]["kept"][0]["until_ms"]
     assert reasons("research") == ["restricted"] and reasons("billing") == []
     assert "restricted" not in reasons("research", use="dial")
+
+
+def test_whoever_is_asked_by_a_further_identifier_is_restricted_as_by_the_home(stocked: Any) -> None:
+    stocked.send("retention.policy_set", policy("P6Y", "tax", purpose="billing") | {"ground": "tax_law"})
+    mail, further = {"kind": "email", "value": "ann@example.com"}, {"kind": "crm", "value": "C-ann"}
+    start(stocked, "two", purposes=["billing"], parties=[{"party_id": "p", "role": "customer", "identifiers": [further, mail]}])
+    given = {"identifiers": [further], "purposes": ["research"], "method": "web", "evidence": {}}
+    stocked.send("consent.given", given)
+    stocked.service.settle()
+
+    def reasons() -> list[str]:
+        asked = {"use": "export", "identifiers": [further], "purpose": "research", "conversation_id": "two"}
+        found: list[str] = stocked.decide("", **asked)["reasons"]
+        return found
+
+    assert reasons() == []
+    for name, who in (("q1", mail), ("q2", further)):
+        asked = {"request_id": name, "right": "erasure", "regime": "gdpr", "identifiers": [who], "received_via": "web"}
+        stocked.send("request.opened", asked)
+        stocked.send("request.identity_verified", {"request_id": name, "actor": "x"})
+        stocked.service.settle()
+        stocked.now_ms += 1_000
+        stocked.send("consent.given", given)
+        stocked.service.settle()
+        assert reasons() == ["restricted"]
