@@ -29,6 +29,7 @@ from schemas.topics import ControllerState
 
 RECORDINGS_PER_STEP = 60  # ordered away by one alarm: two effects each; the next step wakes itself
 
+
 def window_for(view: View, conversation_id: str, item: Item, at: Context, now_ms: int) -> Window:
     """What rules make of an item now."""
     tagged, held = view.get(Tagged, conversation_id), view.get(HeldBy, conversation_id)
