@@ -44,11 +44,11 @@ from processors.planning import (
     order_due_media,
     planned_of,
     tell_of_plan,
-    window_for,
 )
 from processors.policies import in_force
 from processors.terms import DAY_MS, notice_by
-from processors.weighing import overruled, weigh_holds
+from processors.traits import window_for
+from processors.weighing import Scales, overruled, weigh_holds
 from processors.windows import Window, law_stamp
 from schemas.base import Record
 from schemas.routed import Hold, HoldTerms, ItemEnded, ItemOpened, ItemPointed, ItemRecording
@@ -129,8 +129,8 @@ class EnforceRetention(Incurious):
         if item is None:
             return
         window = yield from self._plan(view, conversation_id, item, now, now.now_ms, ringing=True)
-        book = now.law(item.controller)
-        holds = weigh_holds(view, conversation_id, book, now.now_ms)
+        by = Scales(now, item.controller, now.now_ms)
+        holds = weigh_holds(view, conversation_id, by)
         if holds.standing:
             if window.goes_ms <= now.now_ms:  # a release arms the alarm for what is due
                 yield Wake(EXPIRE + conversation_id, now.now_ms + LOOK_AGAIN_MS)
@@ -144,7 +144,7 @@ class EnforceRetention(Incurious):
             return
         if is_asked_for(view, conversation_id, item):
             return  # an erasure that waited for this goes first, and tells more
-        yield from overruled(item, holds, asked, book, now.now_ms)
+        yield from overruled(item, holds, asked, by)
         yield from destroy_item(view, item, conversation_id, "retention", now.now_ms, asked, window.erase.facts)
         order_id = f"ret_{now.derive(0)}"
         yield Emit("erasure.notices", (order_id,), ErasureNotice(

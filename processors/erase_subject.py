@@ -6,7 +6,6 @@ from typing import Any, ClassVar, assert_never
 
 import msgspec
 
-from law.book import Book
 from processors.erase_consents import forget_consents
 from processors.exceptions import Plea
 from processors.fence import Fence, Fenced, mark_of
@@ -46,7 +45,7 @@ from processors.link_identity import Probed, unlink_all
 from processors.notices import notice_of, order_id_of
 from processors.permissions import ALWAYS_MS, Permissions
 from processors.terms import notice_by
-from processors.weighing import kept_against, overrule
+from processors.weighing import Scales, kept_against, overrule
 from schemas.base import Record
 from schemas.routed import EraseOrder, EraseReport, HeldItem, Hold, ItemErase, ItemErased, MediaErase
 
@@ -128,7 +127,7 @@ class EraseSubject(Incurious):
         if alarm.name.startswith(SWEEP):
             yield from sweep(view, alarm.name.removeprefix(SWEEP), now.now_ms)
             return
-        kept_now = {p: kept_against(view, p[0], plea_of(w), _law(view, p[0], now), now.now_ms) for p, w in view.scan(Waiting)}
+        kept_now = {p: kept_against(view, p[0], plea_of(w), _scales(view, p[0], now)) for p, w in view.scan(Waiting)}
         moved = [(p, w, k) for p, w in view.scan(Waiting) if (k := kept_now[p]) is not None and k != w.told]
         for parts, waiting, kept in moved[:POINTERS_PER_STEP]:
             yield Put(msgspec.structs.replace(waiting, told=kept), parts)
@@ -144,7 +143,7 @@ class EraseSubject(Incurious):
             days = (t.deadline_days for t in now.settings(item.controller if item else "").targets)
             by_ms = max(waiting.acknowledge_by_ms, notice_by(now.now_ms, days))
             order = msgspec.structs.replace(waiting, acknowledge_by_ms=by_ms)
-            yield from _erase_and_answer(view, conversation_id, item, order, _law(view, conversation_id, now), now.now_ms)
+            yield from _erase_and_answer(view, conversation_id, item, order, _scales(view, conversation_id, now))
         if len(freed) > ITEMS_PER_STEP:
             yield Wake(STEP, now.now_ms)
         for (request_id,), erasure in list(view.scan(Erasure)):
@@ -185,7 +184,7 @@ class EraseSubject(Incurious):
             yield Wake(REPLAN, at.receipt_ms, of="enforce_retention")
 
     def _step(self, view: View, request_id: str, erasure: Erasure, now: Instant, by_ms: int) -> Iterator[Effect]:
-        now_ms, book, plea = now.now_ms, now.law(erasure.controller), plea_of(erasure)
+        now_ms, by, plea = now.now_ms, Scales(now, erasure.controller, now.now_ms), plea_of(erasure)
         gone: list[str] = []
         held: list[str] = []
         media: list[str] = []
@@ -194,7 +193,7 @@ class EraseSubject(Incurious):
         for (conversation_id,), item in list(view.scan(Item)):
             if item.effective_ms > erasure.fence_ms:
                 continue  # a new incarnation: not what was asked for
-            if kept_against(view, conversation_id, plea, book, now_ms) is not None:
+            if kept_against(view, conversation_id, plea, by) is not None:
                 held.append(conversation_id)
             elif len(gone) == ITEMS_PER_STEP:
                 more = True
@@ -202,13 +201,13 @@ class EraseSubject(Incurious):
             else:
                 gone.append(conversation_id)
                 media += media_orders(view, item, conversation_id)
-                yield from overrule(view, item, conversation_id, asked_by, book, now_ms)
+                yield from overrule(view, item, conversation_id, asked_by, by)
                 yield from destroy_item(view, item, conversation_id, "request", now_ms, asked_by)
         asked: list[str] = []
         for (conversation_id,), pointer in list(view.scan(Pointer)):
             if pointer.effective_ms > erasure.fence_ms:
                 continue
-            if kept_against(view, conversation_id, plea, book, now_ms) is not None:
+            if kept_against(view, conversation_id, plea, by) is not None:
                 held.append(conversation_id)
                 continue
             if len(asked) == POINTERS_PER_STEP:
@@ -235,12 +234,12 @@ class EraseSubject(Incurious):
         if more:
             yield Wake(STEP, now_ms)
         else:
-            yield from self._report(view, request_id, erasure, book, now_ms)
+            yield from self._report(view, request_id, erasure, by)
 
-    def _report(self, view: View, request_id: str, erasure: Erasure, book: Book, now_ms: int) -> Iterator[Effect]:
+    def _report(self, view: View, request_id: str, erasure: Erasure, by: Scales) -> Iterator[Effect]:
         if erasure.awaiting or erasure.unfinished:
             return
-        standing = (kept_against(view, name, plea_of(erasure), book, now_ms) for name in erasure.held)
+        standing = (kept_against(view, name, plea_of(erasure), by) for name in erasure.held)
         here = [item for item in standing if item is not None]
         if len(here) < len(erasure.held):
             return  # a release has armed the next step, which reports
@@ -276,11 +275,11 @@ class EraseSubject(Incurious):
 
     def _erase_for(self, view: View, event: ItemErase, at: Receipt) -> Iterator[Effect]:
         item = view.get(Item, event.conversation_id)
-        book, plea = at.law(at.controller), Plea(event.regime, event.ground)
-        kept = kept_against(view, event.conversation_id, plea, book, at.receipt_ms)
+        by, plea = Scales(at, at.controller, at.receipt_ms), Plea(event.regime, event.ground)
+        kept = kept_against(view, event.conversation_id, plea, by)
         waiting = Waiting(event.request_id, event.asker, event.acknowledge_by_ms, kept, *plea)
         if item is None or kept is None:
-            yield from _erase_and_answer(view, event.conversation_id, item, waiting, book, at.receipt_ms)
+            yield from _erase_and_answer(view, event.conversation_id, item, waiting, by)
             return
         yield Put(waiting, (event.conversation_id, event.request_id, event.asker))
         if view.get(Planned, event.conversation_id) is not None:
@@ -306,7 +305,7 @@ class EraseSubject(Incurious):
             yield notice_of(event.home, event.request_id, erasure, (event.conversation_id,))
             erasure = msgspec.structs.replace(erasure, noticed=True)
         yield Put(erasure, (event.request_id,))
-        yield from self._report(view, event.request_id, erasure, at.law(erasure.controller), at.receipt_ms)
+        yield from self._report(view, event.request_id, erasure, Scales(at, erasure.controller, at.receipt_ms))
 
 
 def plea_of(order: Erasure | Waiting) -> Plea:
@@ -314,9 +313,9 @@ def plea_of(order: Erasure | Waiting) -> Plea:
     return Plea(order.regime, order.ground)
 
 
-def _law(view: View, conversation_id: str, now: Instant) -> Book:
+def _scales(view: View, conversation_id: str, now: Instant) -> Scales:
     item = view.get(Item, conversation_id)
-    return now.law(item.controller if item is not None else "")
+    return Scales(now, item.controller if item is not None else "", now.now_ms)
 
 
 def _still_held(waiting: Waiting, kept: HeldItem) -> Emit:
@@ -331,16 +330,14 @@ def _in_round(erasure: Erasure, by_ms: int) -> Erasure:
     return erasure if first else msgspec.structs.replace(erasure, acknowledge_by_ms=max(erasure.acknowledge_by_ms, by_ms))
 
 
-def _erase_and_answer(
-    view: View, conversation_id: str, item: Item | None, order: Waiting, book: Book, now_ms: int
-) -> Iterator[Effect]:  # fmt: skip
+def _erase_and_answer(view: View, conversation_id: str, item: Item | None, order: Waiting, by: Scales) -> Iterator[Effect]:
     """At the home: erase an item that a further identifier's erasure reached, and answer; the asker notifies targets."""
     media: tuple[str, ...] = ()
     if item is not None:
         media = media_orders(view, item, conversation_id)
         asked = Asked(order.request_id, order.acknowledge_by_ms, plea_of(order))
-        yield from overrule(view, item, conversation_id, asked, book, now_ms)
-        yield from destroy_item(view, item, conversation_id, "request", now_ms, asked)
+        yield from overrule(view, item, conversation_id, asked, by)
+        yield from destroy_item(view, item, conversation_id, "request", by.now_ms, asked)
         yield Remove({"request": order.request_id})
     if order.asker:
         yield Emit("subject.events", (order.asker,), ItemErased(

@@ -10,13 +10,12 @@ from typing import Any, ClassVar, assert_never
 
 import msgspec
 
-from law.book import Book
 from processors.exceptions import Plea
 from processors.grounds import held_item
 from processors.item import Item
 from processors.kernel import Alarm, Delete, Effect, Emit, Incurious, Instant, Put, Receipt, State, View, Wake
 from processors.order_media import media_case
-from processors.weighing import weigh_item
+from processors.weighing import Scales, weigh_item
 from schemas.base import Record
 from schemas.routed import HeldItem, Hold, MediaCheck, MediaChecked
 
@@ -48,7 +47,8 @@ class HoldMedia(Incurious):
         """Yield the question to the next home, or the answer."""
         match event:
             case MediaCheck():
-                kept = _kept(view, event.conversation_id, Plea(event.regime, event.ground), at.law(at.controller), at.receipt_ms)
+                plea = Plea(event.regime, event.ground)
+                kept = _kept(view, event.conversation_id, plea, Scales(at, at.controller, at.receipt_ms))
                 if kept is None:
                     if view.get(KeptMedia, event.conversation_id, event.order_id) is not None:
                         yield Delete(KeptMedia, (event.conversation_id, event.order_id))
@@ -80,7 +80,7 @@ class HoldMedia(Incurious):
             yield Wake(REVIEW, now.now_ms)
 
     def _now(self, view: View, conversation_id: str, old: KeptMedia, now: Instant) -> HeldItem | None:
-        return _kept(view, conversation_id, Plea(old.regime, old.ground), now.law(old.controller), now.now_ms)
+        return _kept(view, conversation_id, Plea(old.regime, old.ground), Scales(now, old.controller, now.now_ms))
 
 
 def ask_next(check: MediaCheck) -> Emit:
@@ -102,7 +102,7 @@ def _order(order_id: str) -> tuple[str, str]:
     return "media", name
 
 
-def _kept(view: View, conversation_id: str, plea: Plea, book: Book, now_ms: int) -> HeldItem | None:
+def _kept(view: View, conversation_id: str, plea: Plea, by: Scales) -> HeldItem | None:
     if view.get(Item, conversation_id) is None:
         return None
-    return held_item(conversation_id, weigh_item(view, conversation_id, plea, book, now_ms, recording=True).standing)
+    return held_item(conversation_id, weigh_item(view, conversation_id, plea, by, recording=True).standing)

@@ -22,10 +22,11 @@ from processors.kernel import (
     View,
     Wake,
 )  # fmt: skip
-from processors.marks import ENDS, end_mark, mark_of, marks_of, prolong, set_mark, wake_mark
+from processors.marks import ENDS, end_mark, prolong, set_mark, wake_mark
 from processors.order_media import late_order
 from processors.parking import Parked, park, send_on, unpark
 from processors.roster import MediaMark, Roster, RosterParty, check, drop, hold, silence, tell
+from processors.tags import mark_named, marks_of
 from processors.terms import SEEN_MS
 from schemas.base import Record
 from schemas.events import (
@@ -247,7 +248,7 @@ class KeepRoster:
                 for name in marks_of(event.tag, event.value, roster.marks):
                     roster = yield from end_mark(roster, conversation_id, name, at)
             case CallTagged():
-                if (named := mark_of(event.tag, event.value)) is not None:
+                if (named := mark_named(event.tag, event.value)) is not None:
                     yield from set_mark(roster, conversation_id, named, event.value, at)
                 text = " ".join(t for t in (event.value, event.comment) if t)
                 yield from self._lines(roster, at, [self._line(roster, at, None, "tag", text, tag=event.tag)])

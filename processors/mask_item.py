@@ -8,7 +8,6 @@ from typing import Any, ClassVar, assert_never
 
 import msgspec
 
-from law.book import Book
 from processors.exceptions import Plea
 from processors.fields import EVERYTHING, masks
 from processors.grounds import ITEMS_TOLD_MAX, OTHER, facts_of
@@ -31,7 +30,7 @@ from processors.item import (
 )
 from processors.kernel import Alarm, Audit, Delete, Effect, Emit, Incurious, Instant, Put, Receipt, Remove, State, View, Wake
 from processors.notices import notice_of, order_id_of
-from processors.weighing import kept_against, overrule
+from processors.weighing import Scales, kept_against, overrule
 from schemas.base import Record
 from schemas.routed import EraseReport, HeldItem, Hold, ItemErased, MaskOrder, PartySilenced
 
@@ -109,7 +108,7 @@ class MaskItem(Incurious):
             yield from sweep(view, alarm.name.removeprefix(SWEEP), now.now_ms)
             return
         for parts, masking in list(view.scan(Masking)):
-            yield from self._step(view, parts, masking, now.law(masking.controller), now.now_ms)
+            yield from self._step(view, parts, masking, Scales(now, masking.controller, now.now_ms))
 
     def _begin(self, view: View, event: MaskOrder, at: Receipt) -> Iterator[Effect]:
         place = (event.request_id, event.asker, event.conversation_ids[0] if event.asker else "")
@@ -125,8 +124,8 @@ class MaskItem(Incurious):
         if any(True for _ in view.scan(Planned)):  # what a duty keeps is restricted to it from now on
             yield Wake(REPLAN, at.receipt_ms, of="enforce_retention")
 
-    def _step(self, view: View, place: tuple[str, ...], masking: Masking, book: Book, now_ms: int) -> Iterator[Effect]:
-        request_id, asker, _ = place
+    def _step(self, view: View, place: tuple[str, ...], masking: Masking, by: Scales) -> Iterator[Effect]:
+        (request_id, asker, _), now_ms = place, by.now_ms
         plea = Plea(masking.regime, masking.ground)
         asked = Asked(request_id, masking.acknowledge_by_ms, plea)
         done: list[str] = []
@@ -134,14 +133,14 @@ class MaskItem(Incurious):
         media: list[str] = []
         more = False
         for conversation_id, item in _items(view, masking):
-            if kept_against(view, conversation_id, plea, book, now_ms) is not None:
+            if kept_against(view, conversation_id, plea, by) is not None:
                 held.append(conversation_id)
             elif len(done) == ITEMS_PER_STEP:
                 more = True
                 break
             else:
                 done.append(conversation_id)
-                yield from overrule(view, item, conversation_id, asked, book, now_ms)
+                yield from overrule(view, item, conversation_id, asked, by)
                 if EVERYTHING in masking.fields or "media" in masking.fields:
                     media += media_orders(view, item, conversation_id)
                 if EVERYTHING in masking.fields:
@@ -168,14 +167,14 @@ class MaskItem(Incurious):
         if more:
             yield Wake(STEP, now_ms)
         else:
-            yield from self._report(view, place, masking, book, now_ms)
+            yield from self._report(view, place, masking, by)
 
-    def _report(self, view: View, place: tuple[str, ...], masking: Masking, book: Book, now_ms: int) -> Iterator[Effect]:
+    def _report(self, view: View, place: tuple[str, ...], masking: Masking, by: Scales) -> Iterator[Effect]:
         if masking.awaiting or masking.unfinished:
             return
         request_id, asker, conversation_id = place
         plea = Plea(masking.regime, masking.ground)
-        here = [item for name in masking.held if (item := kept_against(view, name, plea, book, now_ms)) is not None]
+        here = [item for name in masking.held if (item := kept_against(view, name, plea, by)) is not None]
         if len(here) < len(masking.held):
             return  # a release has armed the next step, which reports
         kept = [*here, *masking.held_at_homes.values()]
@@ -218,7 +217,7 @@ class MaskItem(Incurious):
             yield _notice(event.home, event.request_id, masking, (event.conversation_id,))
             masking = msgspec.structs.replace(masking, noticed=True)
         yield Put(masking, place)
-        yield from self._report(view, place, masking, at.law(masking.controller), at.receipt_ms)
+        yield from self._report(view, place, masking, Scales(at, masking.controller, at.receipt_ms))
 
 
 def _mask(

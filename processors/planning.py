@@ -9,46 +9,21 @@ from processors.item import (
     STEP,
     Asked,
     Floor,
-    HeldBy,
     Item,
     ItemMedia,
     MediaOwed,
     Planned,
     Redacted,
-    Tagged,
     order_recordings,
     publish_soon,
 )
-from processors.kernel import Audit, Context, Effect, View, Wake
-from processors.marks import mark_of
+from processors.kernel import Audit, Effect, View, Wake
 from processors.mask_item import Masking, is_taken
 from processors.order_media import case_of
 from processors.protect_item import REVIEW_ONE
-from processors.windows import Bound, Times, Traits, Window, window_of
-from schemas.topics import ControllerState
+from processors.windows import Bound, Window
 
 RECORDINGS_PER_STEP = 60  # ordered away by one alarm: two effects each; the next step wakes itself
-
-
-def window_for(view: View, conversation_id: str, item: Item, at: Context, now_ms: int) -> Window:
-    """What rules make of an item now."""
-    tagged, held = view.get(Tagged, conversation_id), view.get(HeldBy, conversation_id)
-    settings = at.settings(item.controller)
-    return window_of(
-        traits_of(item, tagged, held, settings), Times(item.ended_ms or item.started_ms, item.received_ms, now_ms), settings,
-        at.law(item.controller),
-    )  # fmt: skip
-
-
-def traits_of(item: Item, tagged: Tagged | None, held: HeldBy | None, settings: ControllerState) -> Traits:
-    """What rules look at: a duty may be the controller's by its own place, or come from the party's.
-
-    What must go is the roster's word (`held`), which knows every spelling and tells who joins later. Employees hold no tags.
-    """
-    places = tuple(dict.fromkeys(place for place in (item.jurisdiction, settings.default_region) if place)) or ("*",)
-    tags = frozenset(name for tag in tagged.tags for name in (tag.casefold(), mark_of(tag)) if name) if tagged else frozenset()
-    ceilings = frozenset(held.ceilings) if held is not None and not item.employee else frozenset()
-    return Traits(item.channel, frozenset(item.purposes), item.basis, tags, places, ceilings)
 
 
 def is_asked_for(view: View, conversation_id: str, item: Item) -> bool:

@@ -43,8 +43,8 @@ from processors.kernel import (
     View,
     Wake,
 )
-from processors.marks import mark_of
 from processors.order_media import late_order
+from processors.tags import mark_named
 from schemas.base import Record
 from schemas.markers import CONTENT
 from schemas.routed import (
@@ -324,7 +324,7 @@ def _note_tags(
 
 def _said(tag: str) -> str:
     """What a tag says, in whatever spelling: its mark, or its text without regard to case."""
-    return mark_of(tag) or tag.casefold()
+    return mark_named(tag) or tag.casefold()
 
 
 def _nobody(view: View, conversation_id: str, at: Receipt) -> Iterator[Effect]:

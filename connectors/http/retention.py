@@ -19,9 +19,9 @@ from law.book import Book
 from law.reading import PackRefused
 from processors.forecast import Fate, fate_of
 from processors.item import HeldBy, Item, ItemMedia, Planned, Tagged
-from processors.planning import traits_of
 from processors.policies import policy_of, with_policy, wrong_period
 from processors.roster import Roster
+from processors.traits import traits_of
 from schemas.base import Moment, Name
 from schemas.codec import decode_as
 from schemas.events import RetentionPolicySet

@@ -98,11 +98,11 @@ def arms_nothing_after_a_release(patch: pytest.MonkeyPatch) -> None:
 
 
 def looks_at_no_hold(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(erase_subject, "kept_against", lambda view, conversation_id, plea, book, now_ms: None)
+    patch.setattr(erase_subject, "kept_against", lambda view, conversation_id, plea, by: None)
 
 
 def expires_what_is_held(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(enforce_retention, "weigh_holds", lambda view, conversation_id, book, now_ms: Weighed((), {}))
+    patch.setattr(enforce_retention, "weigh_holds", lambda view, conversation_id, by: Weighed((), {}))
 
 
 def asks_nobody_about_a_voice(patch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from processors.marks import mark_of, marks_of
+from processors.tags import mark_named, marks_of
 
 
 @pytest.mark.parametrize("letter", "abcdef")
@@ -12,8 +12,8 @@ def test_a_lawful_basis_is_read_in_the_spellings_that_products_write(letter: str
         f"GDPR Art. 6(1)({letter})", f"Art. 6 Abs. 1 lit. {letter} DSGVO", f"UK GDPR Article 6 (1) ({letter})",
         f"6(1)({letter})", f"  gdpr : 6.1.{letter} ",
     ]  # fmt: skip
-    assert {mark_of(spelling) for spelling in spellings} == {f"art6_1_{letter}"}
-    assert mark_of("gdpr", f"6(1)({letter})") == mark_of("Legal basis (GDPR)", f"Art. 6(1)({letter})") == f"art6_1_{letter}"
+    assert {mark_named(spelling) for spelling in spellings} == {f"art6_1_{letter}"}
+    assert mark_named("gdpr", f"6(1)({letter})") == mark_named("Legal basis (GDPR)", f"Art. 6(1)({letter})") == f"art6_1_{letter}"
 
 
 @pytest.mark.parametrize(("tag", "mark"), [
@@ -22,7 +22,7 @@ def test_a_lawful_basis_is_read_in_the_spellings_that_products_write(letter: str
     ("card_data", "card_authentication_data"),
 ])  # fmt: skip
 def test_so_are_mifid_and_what_must_go(tag: str, mark: str) -> None:
-    assert mark_of(tag) == mark
+    assert mark_named(tag) == mark
 
 
 @pytest.mark.parametrize("tag", [
@@ -30,8 +30,8 @@ def test_so_are_mifid_and_what_must_go(tag: str, mark: str) -> None:
     "6f", "unlawful entry reported", "gdpr:17(3)(b)", "gdpr 6 1 c 2", "", "éé",
 ])  # fmt: skip
 def test_nothing_else_is(tag: str) -> None:
-    assert mark_of(tag) is None
-    assert mark_of(tag, "no basis at all") is None
+    assert mark_named(tag) is None
+    assert mark_named(tag, "no basis at all") is None
 
 
 def test_a_key_that_is_taken_away_ends_what_its_values_set_and_no_other_tag_ends_anything_else() -> None:
