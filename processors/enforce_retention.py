@@ -9,19 +9,8 @@ import msgspec
 from processors.exceptions import TAG
 from processors.fence import refuses
 from processors.grounds import told_of, with_terms
-from processors.item import (
-    EXPIRE,
-    REPLAN,
-    SWEEP,
-    Asked,
-    HeldBy,
-    Item,
-    Planned,
-    Pointer,
-    destroy_item,
-    forget_nonce,
-    sweep,
-)
+from processors.item import EXPIRE, REPLAN, SWEEP, HeldBy, Item, Planned, Pointer
+from processors.item_end import Asked, destroy_item, forget_nonce, sweep
 from processors.kernel import (
     Alarm,
     Audit,

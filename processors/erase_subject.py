@@ -10,22 +10,9 @@ from processors.erase_consents import forget_consents
 from processors.exceptions import Plea
 from processors.fence import Fence, Fenced, mark_of
 from processors.grounds import ITEMS_TOLD_MAX, OTHER, facts_of
-from processors.item import (
-    EXPIRE,
-    REPLAN,
-    STEP,
-    SWEEP,
-    Asked,
-    HeldBy,
-    Item,
-    MediaOwed,
-    Planned,
-    Pointer,
-    destroy_item,
-    forget_nonce,
-    media_orders,
-    sweep,
-)
+from processors.home_erasures import Waiting, erase_for, free
+from processors.item import REPLAN, STEP, SWEEP, HeldBy, Item, MediaOwed, Planned, Pointer
+from processors.item_end import ITEMS_PER_STEP, Asked, destroy_item, forget_nonce, media_orders, sweep
 from processors.kernel import (
     Alarm,
     Audit,
@@ -49,7 +36,6 @@ from processors.weighing import Scales, kept_against, overrule
 from schemas.base import Record
 from schemas.routed import EraseOrder, EraseReport, HeldItem, Hold, ItemErase, ItemErased, MediaErase
 
-ITEMS_PER_STEP = 6  # an item's destruction is some 12 effects and the first lines of its sweep
 POINTERS_PER_STEP = 50
 REQUESTS_MAX = 64  # that a fence remembers
 
@@ -73,18 +59,6 @@ class Erasure(State):
     unfinished: bool = False  # a further step is due: homes may answer before it, and must not end the erasure
     told: str = ""  # hash of what the last report said: nothing is reported twice
     regime: str = ""  # by which law it is asked for, and on which ground of Art. 17(1)
-    ground: str = ""
-
-
-class Waiting(State):
-    """A held item whose erasure was asked for by a further identifier of the same party."""
-
-    KIND: ClassVar[str] = "waiting"
-    request_id: str
-    asker: str
-    acknowledge_by_ms: int = 0
-    told: HeldItem | None = None  # what the asker knows of the holds
-    regime: str = ""
     ground: str = ""
 
 
@@ -112,7 +86,7 @@ class EraseSubject(Incurious):
             case EraseOrder():
                 yield from self._begin(view, event, at)
             case ItemErase():
-                yield from self._erase_for(view, event, at)
+                yield from erase_for(view, event, at)
             case ItemErased():
                 yield from self._answered(view, event, at)
             case Hold():
@@ -127,25 +101,8 @@ class EraseSubject(Incurious):
         if alarm.name.startswith(SWEEP):
             yield from sweep(view, alarm.name.removeprefix(SWEEP), now.now_ms)
             return
-        kept_now = {p: kept_against(view, p[0], plea_of(w), _scales(view, p[0], now)) for p, w in view.scan(Waiting)}
-        moved = [(p, w, k) for p, w in view.scan(Waiting) if (k := kept_now[p]) is not None and k != w.told]
-        for parts, waiting, kept in moved[:POINTERS_PER_STEP]:
-            yield Put(msgspec.structs.replace(waiting, told=kept), parts)
-            if waiting.asker:
-                yield _still_held(waiting, kept)
-        if moved:
-            yield Wake(STEP, now.now_ms)
+        if (yield from free(view, now)):
             return
-        freed = [(p[0], w) for p, w in view.scan(Waiting) if kept_now[p] is None]
-        for conversation_id, waiting in freed[:ITEMS_PER_STEP]:
-            yield Delete(Waiting, (conversation_id, waiting.request_id, waiting.asker))
-            item = view.get(Item, conversation_id)
-            days = (t.deadline_days for t in now.settings(item.controller if item else "").targets)
-            by_ms = max(waiting.acknowledge_by_ms, notice_by(now.now_ms, days))
-            order = msgspec.structs.replace(waiting, acknowledge_by_ms=by_ms)
-            yield from _erase_and_answer(view, conversation_id, item, order, _scales(view, conversation_id, now))
-        if len(freed) > ITEMS_PER_STEP:
-            yield Wake(STEP, now.now_ms)
         for (request_id,), erasure in list(view.scan(Erasure)):
             by_ms = notice_by(now.now_ms, (t.deadline_days for t in now.settings(erasure.controller).targets))
             yield from self._step(view, request_id, erasure, now, by_ms)
@@ -273,20 +230,6 @@ class EraseSubject(Incurious):
                 yield Delete(HeldBy, parts)
         yield from forget_nonce(view)
 
-    def _erase_for(self, view: View, event: ItemErase, at: Receipt) -> Iterator[Effect]:
-        item = view.get(Item, event.conversation_id)
-        by, plea = Scales(at, at.controller, at.receipt_ms), Plea(event.regime, event.ground)
-        kept = kept_against(view, event.conversation_id, plea, by)
-        waiting = Waiting(event.request_id, event.asker, event.acknowledge_by_ms, kept, *plea)
-        if item is None or kept is None:
-            yield from _erase_and_answer(view, event.conversation_id, item, waiting, by)
-            return
-        yield Put(waiting, (event.conversation_id, event.request_id, event.asker))
-        if view.get(Planned, event.conversation_id) is not None:
-            yield Wake(EXPIRE + event.conversation_id, at.receipt_ms, of="enforce_retention")
-        if event.asker:
-            yield _still_held(waiting, kept)
-
     def _answered(self, view: View, event: ItemErased, at: Receipt) -> Iterator[Effect]:
         erasure = view.get(Erasure, event.request_id)
         if erasure is None:
@@ -308,39 +251,12 @@ class EraseSubject(Incurious):
         yield from self._report(view, event.request_id, erasure, Scales(at, erasure.controller, at.receipt_ms))
 
 
-def plea_of(order: Erasure | Waiting) -> Plea:
-    """What an order says against holds."""
-    return Plea(order.regime, order.ground)
-
-
-def _scales(view: View, conversation_id: str, now: Instant) -> Scales:
-    item = view.get(Item, conversation_id)
-    return Scales(now, item.controller if item is not None else "", now.now_ms)
-
-
-def _still_held(waiting: Waiting, kept: HeldItem) -> Emit:
-    """At the home: the asker is told on which grounds the item stays, and again when these change."""
-    return Emit("subject.events", (waiting.asker,), ItemErased(
-        conversation_id=kept.conversation_id, request_id=waiting.request_id, held=True, kept=kept))  # fmt: skip
-
-
 def _in_round(erasure: Erasure, by_ms: int) -> Erasure:
     """The erasure with the deadline of its notices: a round that follows a release begins anew."""
     first = not erasure.reports or erasure.noticed
     return erasure if first else msgspec.structs.replace(erasure, acknowledge_by_ms=max(erasure.acknowledge_by_ms, by_ms))
 
 
-def _erase_and_answer(view: View, conversation_id: str, item: Item | None, order: Waiting, by: Scales) -> Iterator[Effect]:
-    """At the home: erase an item that a further identifier's erasure reached, and answer; the asker notifies targets."""
-    media: tuple[str, ...] = ()
-    if item is not None:
-        media = media_orders(view, item, conversation_id)
-        asked = Asked(order.request_id, order.acknowledge_by_ms, plea_of(order))
-        yield from overrule(view, item, conversation_id, asked, by)
-        yield from destroy_item(view, item, conversation_id, "request", by.now_ms, asked)
-        yield Remove({"request": order.request_id})
-    if order.asker:
-        yield Emit("subject.events", (order.asker,), ItemErased(
-            conversation_id=conversation_id, request_id=order.request_id, held=False,
-            home=view.owner if item is not None else "", media=media))  # fmt: skip
-    yield from forget_nonce(view)
+def plea_of(order: Erasure) -> Plea:
+    """What an order says against holds."""
+    return Plea(order.regime, order.ground)

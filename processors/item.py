@@ -1,19 +1,14 @@
-"""What an identifier keeps of a conversation, and the one way an item is destroyed: fence and key first, then the rest."""
+"""What an identifier keeps of a conversation: its records, and how what stays of one is sealed anew."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import ClassVar, Literal, NamedTuple
 
-from processors.exceptions import NO_PLEA, TAG, Plea
-from processors.fence import Fenced, mark_of
+from processors.exceptions import TAG
 from processors.grounds import told_of
 from processors.kernel import (
-    EFFECTS_PER_STEP_MAX,
-    Audit,
     Delete,
     Effect,
-    Emit,
     Mint,
-    Nonce,
     Put,
     Sealed,
     Shred,
@@ -21,19 +16,15 @@ from processors.kernel import (
     View,
     Wake,
 )
-from processors.order_media import case_of
-from processors.permissions import Permissions
 from processors.terms import erase_by
 from schemas.base import Record
-from schemas.routed import HoldTerms, MediaErase, PartyDropped, PointerDropped
+from schemas.routed import HoldTerms
 from schemas.topics import ProtectedConversation
 
-Cause = Literal["request", "retention", "partial"]
 # A conversation is published whole under one key, so a line does not publish it: the view follows within this time, and
 # within 50 ms more per line already published, which keeps the work of a long call linear.
 PUBLISH_DELAY_MS = 1_000
 PUBLISH_DELAY_PER_LINE_MS = 50
-LINES_PER_SWEEP = 20  # lines deleted at once with an item: six items stay under kernel.EFFECTS_PER_STEP_MAX
 SWEEP, PUBLISH, EXPIRE = "sweep\x1f", "publish\x1f", "expire\x1f"  # alarms about one conversation, whose id follows
 STEP = "step\x1f"  # of `erase_subject` and `mask_item`: go on with what is under way
 REPLAN = "replan\x1f"  # of `enforce_retention`: look at all items again; the last conversation done follows
@@ -218,40 +209,6 @@ def due_ms(item: Item) -> int:
     return erase_by(item.ended_ms or item.started_ms, item.received_ms)
 
 
-class Asked(NamedTuple):
-    """What asks for an item's end: a request (or retention, ""), and by when others must have done their part."""
-
-    request_id: str = ""
-    acknowledge_by_ms: int = 0
-    plea: Plea = NO_PLEA
-
-
-NOBODY = Asked()
-
-
-def media_orders(view: View, item: Item, conversation_id: str) -> tuple[str, ...]:
-    """The orders that the item's recordings need."""
-    recordings = (parts[1] for parts, _ in view.scan(ItemMedia, conversation_id))
-    return tuple(case_of(item.controller, conversation_id, recording_id) for recording_id in recordings)
-
-
-def order_recordings(
-    view: View, item: Item, conversation_id: str, cause: Cause, asked: Asked = NOBODY, only: str = ""
-) -> Iterator[Effect]:  # fmt: skip
-    """Order every recording of an item away, or `only` one, with its address."""
-    for (_, recording_id), media in list(view.scan(ItemMedia, conversation_id)):
-        if only and recording_id != only:
-            continue
-        opened = view.opened(media, conversation_id)
-        uri = opened.uri if opened is not None and isinstance(opened.uri, str) else None
-        order = case_of(item.controller, conversation_id, recording_id)
-        yield Emit("case.events", ("media", order), MediaErase(
-            conversation_id=conversation_id, recording_id=recording_id, cause=cause, uri=uri, request_id=asked.request_id,
-            acknowledge_by_ms=asked.acknowledge_by_ms, asker=view.owner, regime=asked.plea.regime, ground=asked.plea.ground,
-        ))  # fmt: skip
-        yield Put(MediaOwed(conversation_id, recording_id), (order,))
-
-
 def reseal(view: View, item: Item, conversation_id: str, change: Callable[[State], State | None]) -> Iterator[Effect]:
     """Seal what stays of an item under a new key: each record, opened, as `change` gives it back (None: it goes).
 
@@ -270,40 +227,6 @@ def reseal(view: View, item: Item, conversation_id: str, change: Callable[[State
         yield Delete(kind, parts) if kept is None else Put(kept, parts, scope=conversation_id)
 
 
-def destroy_item(
-    view: View, item: Item, conversation_id: str, cause: Cause, now_ms: int, asked: Asked = NOBODY,
-    why: Mapping[str, str] = {},
-) -> Iterator[Effect]:  # fmt: skip
-    """Destroy one item: fence (when erased), audit entry, key, record, tombstone, then who else must forget; lines are swept.
-
-    Lines are unreadable as soon as the key is gone; `sweep` deletes them in steps, the first of them at once. A recording goes
-    by an order of its own, which takes its address along. `why` are further facts of the audit entry.
-    """
-    erased = cause == "request"
-    if erased:
-        yield Put(Fenced(now_ms), (mark_of(view.owner, conversation_id),))
-    yield from order_recordings(view, item, conversation_id, cause, asked)
-    by = {"request": asked.request_id} if asked.request_id else {}
-    yield Audit("item.destroyed", item.controller, {"cause": cause, "party_role": item.role, **by, **why})
-    yield Shred(conversation_id, by)
-    yield Delete(Item, (conversation_id,))
-    yield Emit("conversations.protected", (view.owner, conversation_id), None)
-    for kind in (Unpublished, Redacted, HeldBy, Masked, Tagged, Planned):
-        if view.get(kind, conversation_id) is not None:
-            yield Delete(kind, (conversation_id,))
-    for (_, tag), _untagged in list(view.scan(Untagged, conversation_id)):
-        yield Delete(Untagged, (conversation_id, tag))
-    yield Wake(PUBLISH + conversation_id, None, of="protect_item")
-    yield Wake(EXPIRE + conversation_id, None, of="enforce_retention")
-    for (_, recording_id), _media in list(view.scan(ItemMedia, conversation_id)):
-        yield Delete(ItemMedia, (conversation_id, recording_id))
-    drop = PartyDropped(conversation_id=conversation_id, party=item.party, erased=erased)
-    yield Emit("case.events", ("conversation", item.controller, conversation_id), drop)
-    for other in item.others:
-        yield Emit("subject.events", (other,), PointerDropped(conversation_id=conversation_id))
-    yield from sweep(view, conversation_id, now_ms, LINES_PER_SWEEP)
-
-
 def publish_soon(view: View, conversation_id: str, receipt_ms: int) -> Iterator[Effect]:
     """Have the item's protected view published, together with what comes within the delay."""
     if view.get(Unpublished, conversation_id) is None:
@@ -311,19 +234,3 @@ def publish_soon(view: View, conversation_id: str, receipt_ms: int) -> Iterator[
         delay = PUBLISH_DELAY_MS + PUBLISH_DELAY_PER_LINE_MS * (item.lines_published if item and not item.ended_ms else 0)
         yield Put(Unpublished(receipt_ms + delay), (conversation_id,))
         yield Wake(PUBLISH + conversation_id, receipt_ms + delay, of="protect_item")
-
-
-def forget_nonce(view: View) -> Iterator[Effect]:
-    """Once nothing else of this owner is left, delete what names it in audit entries: from then on they are nobody's."""
-    kinds: tuple[type[State], ...] = (Item, Pointer, Permissions, HeldBy)
-    if not any(True for kind in kinds for _ in view.scan(kind)) and view.get(Nonce) is not None:
-        yield Delete(Nonce)
-
-
-def sweep(view: View, conversation_id: str, now_ms: int, lines_max: int = EFFECTS_PER_STEP_MAX - 1) -> Iterator[Effect]:
-    """Delete the lines of a destroyed item, a bounded number at a time; what is left wakes itself."""
-    for n, (parts, _) in enumerate(view.scan(ItemLine, conversation_id)):
-        if n == lines_max:
-            yield Wake(SWEEP + conversation_id, now_ms)
-            return
-        yield Delete(ItemLine, parts)

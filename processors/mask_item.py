@@ -11,23 +11,8 @@ import msgspec
 from processors.exceptions import Plea
 from processors.fields import EVERYTHING, masks
 from processors.grounds import ITEMS_TOLD_MAX, OTHER, facts_of
-from processors.item import (
-    REPLAN,
-    STEP,
-    SWEEP,
-    Asked,
-    Item,
-    Masked,
-    Planned,
-    Pointer,
-    destroy_item,
-    forget_nonce,
-    media_orders,
-    order_recordings,
-    publish_soon,
-    reseal,
-    sweep,
-)
+from processors.item import REPLAN, STEP, SWEEP, Item, Masked, Planned, Pointer, publish_soon, reseal
+from processors.item_end import Asked, destroy_item, forget_nonce, media_orders, order_recordings, sweep
 from processors.kernel import Alarm, Audit, Delete, Effect, Emit, Incurious, Instant, Put, Receipt, Remove, State, View, Wake
 from processors.notices import notice_of, order_id_of
 from processors.weighing import Scales, kept_against, overrule

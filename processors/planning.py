@@ -2,21 +2,11 @@
 
 from collections.abc import Iterator
 
-from processors.erase_subject import Erasure, Waiting, is_ordered
+from processors.erase_subject import Erasure, is_ordered
 from processors.hold_media import REVIEW, KeptMedia
-from processors.item import (
-    EXPIRE,
-    STEP,
-    Asked,
-    Floor,
-    Item,
-    ItemMedia,
-    MediaOwed,
-    Planned,
-    Redacted,
-    order_recordings,
-    publish_soon,
-)
+from processors.home_erasures import Waiting
+from processors.item import EXPIRE, STEP, Floor, Item, ItemMedia, MediaOwed, Planned, Redacted, publish_soon
+from processors.item_end import Asked, order_recordings
 from processors.kernel import Audit, Effect, View, Wake
 from processors.mask_item import Masking, is_taken
 from processors.order_media import case_of

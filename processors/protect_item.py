@@ -1,14 +1,12 @@
 """Keeps what was said and done on a conversation, sealed under a key of its own, and publishes the protected view."""
 
 from collections.abc import Iterator
-from collections.abc import Set as AbstractSet
 from typing import Any, ClassVar, assert_never
 
 import msgspec
 
 from processors.fence import Fence, fenced_off, refuses
 from processors.item import (
-    EXPIRE,
     PUBLISH,
     Item,
     ItemLine,
@@ -21,10 +19,11 @@ from processors.item import (
     Unpublished,
     Untagged,
     is_held,
-    order_recordings,
     publish_soon,
     reseal,
 )
+from processors.item_end import order_recordings
+from processors.item_tags import note_tags, spelled, untag
 from processors.item_view import render
 from processors.kernel import (
     Alarm,
@@ -44,7 +43,6 @@ from processors.kernel import (
     Wake,
 )
 from processors.order_media import late_order
-from processors.tags import mark_named
 from schemas.base import Record
 from schemas.markers import CONTENT
 from schemas.routed import (
@@ -103,7 +101,7 @@ class ProtectItem:
             case ItemEnded():
                 yield from self._end(view, event, at)
             case ItemUntagged():
-                yield from self._untag(view, event, at)
+                yield from untag(view, event, at)
             case MediaMarked():
                 yield from self._mark(view, event, at)
             case MediaGone():
@@ -192,7 +190,7 @@ class ProtectItem:
         redacted, masked = view.get(Redacted, conversation_id), view.get(Masked, conversation_id)
         tags: set[str] = set()
         for n, line in enumerate(event.lines):
-            untagged = view.get(Untagged, conversation_id, _said(line.tag)) if line.tag else None
+            untagged = view.get(Untagged, conversation_id, spelled(line.tag)) if line.tag else None
             if untagged is not None and at.effective_ms <= untagged.at_ms:
                 continue
             if redacted is None or not _is_redacted(line, redacted):
@@ -202,7 +200,7 @@ class ProtectItem:
                 yield Put(record, key, scope=conversation_id)
                 if line.kind == "tag" and line.tag:
                     tags.add(line.tag)
-        yield from _note_tags(view, conversation_id, tags, frozenset(), at)
+        yield from note_tags(view, conversation_id, tags, frozenset(), at)
         yield from publish_soon(view, conversation_id, at.receipt_ms)
 
     def _recording(self, view: View, event: ItemRecording, at: Receipt) -> Iterator[Effect]:
@@ -289,42 +287,6 @@ class ProtectItem:
             yield Put(msgspec.structs.replace(redacted, pending=False), (conversation_id,))
             yield from self._drop_lines(view, item, conversation_id, redacted, now_ms)
         yield from publish_soon(view, conversation_id, now_ms)
-
-    def _untag(self, view: View, event: ItemUntagged, at: Receipt) -> Iterator[Effect]:
-        if view.get(Item, event.conversation_id) is None:
-            return
-        said = _said(event.tag)
-        old = view.get(Untagged, event.conversation_id, said)
-        if old is not None and old.at_ms >= at.effective_ms:
-            return
-        yield Put(Untagged(at.effective_ms), (event.conversation_id, said))
-        for parts, line in list(view.scan(ItemLine, event.conversation_id)):
-            # A line's place begins with the time of its event.
-            if line.tag and _said(line.tag) == said and int(parts[1].partition("-")[0]) <= at.effective_ms:
-                yield Delete(ItemLine, parts)
-                yield from publish_soon(view, event.conversation_id, at.receipt_ms)
-        left = {line.tag for _, line in view.scan(ItemLine, event.conversation_id) if line.tag}
-        known = view.get(Tagged, event.conversation_id) or Tagged()
-        gone = {tag for tag in known.tags if _said(tag) == said} - left
-        yield from _note_tags(view, event.conversation_id, frozenset(), gone, at)
-
-
-def _note_tags(
-    view: View, conversation_id: str, added: AbstractSet[str], gone: AbstractSet[str], at: Receipt
-) -> Iterator[Effect]:  # fmt: skip
-    """Keep which tags the conversation has, and have its retention planned anew when that changed."""
-    if not added and not gone:
-        return
-    old = view.get(Tagged, conversation_id) or Tagged()
-    tags = sorted(({*old.tags} | added) - gone)
-    if tags != old.tags:
-        yield Put(Tagged(tags), (conversation_id,))
-        yield Wake(EXPIRE + conversation_id, at.receipt_ms, of="enforce_retention")
-
-
-def _said(tag: str) -> str:
-    """What a tag says, in whatever spelling: its mark, or its text without regard to case."""
-    return mark_named(tag) or tag.casefold()
 
 
 def _nobody(view: View, conversation_id: str, at: Receipt) -> Iterator[Effect]:

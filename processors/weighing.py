@@ -6,7 +6,8 @@ from typing import NamedTuple
 from law.book import Book
 from processors.exceptions import FLOOR, NO_PLEA, Plea, Weighed, day, of_a_recording, weigh
 from processors.grounds import held_item
-from processors.item import STEP, Asked, HeldBy, Item, holds_on
+from processors.item import STEP, HeldBy, Item, holds_on
+from processors.item_end import Asked
 from processors.kernel import Audit, Context, Effect, View, Wake
 from processors.traits import window_for
 from schemas.routed import HeldItem, HoldTerms

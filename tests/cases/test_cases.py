@@ -38,7 +38,7 @@ import pytest
 import yaml
 
 from law.book import shipped
-from processors import erase_consents, item, parking, planning, request_case, request_links
+from processors import erase_consents, home_erasures, item_end, parking, planning, request_case, request_links
 from processors.decide_use import Mark, PartyView, Use, decide_use
 from processors.fence import Fence
 from processors.keep_consent import KeepConsent
@@ -56,7 +56,7 @@ MOMENTS = {"valid_until", "expires", "until", "detected_at", "aware_at", "notifi
 ENVELOPE = {"at", "type", "received", "id", "source", "by", "owner", "controller", "refs"}
 OUTCOMES = {"rows", "log", "audit", "refused", "effects", "records", "state", "keys", "alarms", "asks"}
 SHARED = {"owner", "settings", "task", "limits", "links", "places"}
-LIMITED = (item, parking, request_case, request_links, erase_consents, planning)  # processors share these limits
+LIMITED = (item_end, home_erasures, parking, request_case, request_links, erase_consents, planning)  # limits that are shared
 ANYWHERE = ({"region": "AQ", "zones": ["UTC"]},)  # where a party of `asks` is, if it says nothing: no pack has a rule for it
 SEPARATOR = "\x1f"  # between an alarm's name and what it is about
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from processors.erase_subject import Erasure, Waiting
+from processors.erase_subject import Erasure
+from processors.home_erasures import Waiting
 from processors.item import Item
 from processors.request_case import RequestCase
 from tests.model import invariants as inv

@@ -16,8 +16,9 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from engine.overlay import decode_state
 from engine.scan.tokens import _TOKEN, COMMITMENT_BYTES, FIELD, HEAD_BYTES, WRAPPED, commitment_of
 from engine.sealing import KEY_BYTES, NONCE_BYTES
-from processors.erase_subject import Erasure, Waiting
+from processors.erase_subject import Erasure
 from processors.fence import Fence, Fenced, mark_of
+from processors.home_erasures import Waiting
 from processors.item import HeldBy, Item
 from processors.order_media import MediaTask
 from processors.permissions import Permissions

@@ -13,7 +13,7 @@ from processors import (
     enforce_retention,
     erase_subject,
     hold_media,
-    item,
+    item_end,
     keep_consent,
     keep_roster,
     order_media,
@@ -44,7 +44,7 @@ def keeps_the_others_copy(patch: pytest.MonkeyPatch) -> None:
 
 
 def shreds_nothing(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(erase_subject, "destroy_item", without(lambda e: isinstance(e, Shred), item.destroy_item))
+    patch.setattr(erase_subject, "destroy_item", without(lambda e: isinstance(e, Shred), item_end.destroy_item))
 
 
 def forgets_which_orders_it_carried_out(patch: pytest.MonkeyPatch) -> None:

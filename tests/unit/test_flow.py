@@ -182,5 +182,5 @@ def test_the_shipped_processors_write_what_the_topology_says_they_write() -> Non
     """The topology's word on `writes` is what labels, cycles and ACLs are computed from: code must not say more."""
     for spec in default_topology().processors.values():
         assert emitted(ROOT / "processors" / f"{spec.name}.py") <= set(spec.writes), spec.name
-    shared = emitted(ROOT / "processors" / "item.py") | emitted(ROOT / "processors" / "parking.py")
+    shared = emitted(ROOT / "processors" / "item_end.py") | emitted(ROOT / "processors" / "parking.py")
     assert shared == {"conversations.protected", "case.events", "subject.events"}
