@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from .test_cli import CONTROLLER, NUMBER, Program, conversation, until
-from .test_cli import program as program  # noqa: PLC0414 -- the fixture
+from .program import CONTROLLER, NUMBER, Program, conversation, until
 
 pytestmark = pytest.mark.slow
 

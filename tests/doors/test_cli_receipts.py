@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +15,9 @@ from connectors.cli import app
 from engine.notes import Signer
 from engine.scan.report import Report, digest_of
 from engine.service import Limits, Service
-from tests.doors.test_cli import CONTROLLER, NUMBER, TEL, WAIT_SECS, Program, conversation, environment, until
+from tests.doors.program import CONTROLLER, NUMBER, TEL, WAIT_SECS, Program, conversation, environment, until
 
 KEY = Signer("example.com/log", bytes(32)).vkey
-
-
-@pytest.fixture
-def program(tmp_path: Path) -> Iterator[Program]:
-    found = Program(tmp_path)
-    found.start()
-    yield found
-    if found.up is not None:
-        found.up.kill()
-        found.up.communicate()
 
 
 def alone(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:

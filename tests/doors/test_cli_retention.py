@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.doors.test_cli import CONTROLLER, Program
+from tests.doors.program import CONTROLLER, Program
 
 pytestmark = pytest.mark.slow
 
 POLICY = {"policy_id": "short", "selector": {"channel": "chat"}, "keep_for": "P1M", "from": "2020-01-01T00:00:00Z"}
-
-
-@pytest.fixture
-def program(tmp_path: Path) -> Iterator[Program]:
-    found = Program(tmp_path)
-    found.start()
-    yield found
-    if found.up is not None:
-        found.stop()
 
 
 def write(folder: Path, name: str, *documents: dict[str, Any]) -> str:

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import calendar
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
@@ -20,13 +18,13 @@ from typing import Any, NamedTuple
 
 from engine.filering import FileRing
 from engine.loop import ALARM_WORK_MIN
-from engine.partition import Partition
 from engine.runtime import CommitLost
 from engine.service import CROWDED_REST_SECS, Limits, Service
 from processors.kernel import EFFECTS_PER_STEP_MAX
 from schemas.codec import decode
 from tests.endtoend.world import Told, codes, envelope, latest, topic_of
 from tests.harness import START_MS
+from tests.parts.steps import watched_steps
 
 SECOND_MS, MINUTE_MS, DAY_MS = 1_000, 60_000, 86_400_000
 LATE_MS_MAX = MINUTE_MS
@@ -165,7 +163,7 @@ class Year:
 
     def run(self) -> Outcome:
         """The whole year. Raises AssertionError with what is wrong."""
-        with self._watched():
+        with watched_steps(self._count):
             self._publish(self.story.imported)
             later = iter([*self.story.later, (END_MS, None)])
             restarts = iter([*sorted(self.rng.randrange(START_MS, END_MS) for _ in range(RESTARTS)), END_MS])
@@ -244,10 +242,12 @@ class Year:
         story, goes = self.story, {part: self.story.goes_ms(part) for part in self.story.due}
         wanted = {part for part, at in goes.items() if at is not None}
         assert wanted == set(self.gone), f"{len(wanted - set(self.gone))} are due and still there"
-        kept = {(row.subject_ref, row.conversation_id) for row in latest(self.service, "conversations.protected").values()}
+        rows = latest(self.service, "conversations.protected").values()
+        kept = {(row.subject_ref, row.conversation_id) for row in rows}
+        assert all(row.held for row in rows), "nothing else outlasts the year"
         assert kept == {self._key(part) for part in story.due if part not in wanted}
         audited = Counter(e.kind for e in (decode(r.value or b"") for _, r in self.service.topic("audit.entries")))  # type: ignore[attr-defined]
-        assert audited["item.destroyed"] == len(self.gone)
+        assert audited["item.destroyed"] == len(self.gone) == audited["key.shredded"]
         assert codes(self.service) == []
         assert self.step_effects_max <= EFFECTS_PER_STEP_MAX
         assert self.turn_writes_max <= TURN_WRITES_MAX
@@ -258,30 +258,9 @@ class Year:
             self.turn_writes_max, self.turns,
         )  # fmt: skip
 
+    def _count(self, effects: int) -> None:
+        self.step_effects_max = max(self.step_effects_max, effects)
+
     def _key(self, part: Part) -> Part:
         kind = "employee" if part[0].startswith("agent") else "crm"
         return self.service.secrets.ref("acme", kind, part[0]), part[1]
-
-    @contextmanager
-    def _watched(self) -> Iterator[None]:
-        """Count what each fold and alarm yields."""
-        run = Partition._run
-
-        def counted(partition: Partition, processor: Any, verb: Any, view: Any, what: Any, at: Any) -> bool:
-            effects = 0
-
-            def each(*args: Any) -> Any:
-                nonlocal effects
-                for effect in verb(*args):
-                    effects += 1
-                    yield effect
-
-            done = run(partition, processor, each, view, what, at)
-            self.step_effects_max = max(self.step_effects_max, effects)
-            return done
-
-        Partition._run = counted  # type: ignore[method-assign]
-        try:
-            yield
-        finally:
-            Partition._run = run  # type: ignore[method-assign]

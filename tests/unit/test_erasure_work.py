@@ -7,37 +7,22 @@ from typing import Any
 import pytest
 
 from engine.loop import ALARM_WORK_MIN
-from engine.partition import Partition
 from processors.kernel import EFFECTS_PER_STEP_MAX
 from tests.harness import Deployment, call, party
+from tests.parts.steps import watched_steps
 
 PEOPLE = tuple(tuple(f"customer-{n}-{k}" for k in range(5)) for n in range(4))  # each with five linked identifiers
 CONVERSATIONS, LINES = 200, 10
 
 
 class Watched:
-    """Counts what each fold and alarm yields, and what each turn of alarms writes."""
+    """What each step yields, and what each turn of alarms writes."""
 
     def __init__(self, world: Deployment, patch: pytest.MonkeyPatch) -> None:
         self.steps: list[int] = []
         self.turns: list[int] = []  # beyond what records made it write since the last one
         self.records = 0
-        run, commit = Partition._run, world.loop._commit
-        effects = 0
-
-        def counted(partition: Partition, processor: Any, verb: Any, view: Any, what: Any, at: Any) -> bool:
-            nonlocal effects
-            effects = 0
-
-            def each(*args: Any) -> Any:
-                nonlocal effects
-                for effect in verb(*args):
-                    effects += 1
-                    yield effect
-
-            done = run(partition, processor, each, view, what, at)
-            self.steps.append(effects)
-            return done
+        commit = world.loop._commit
 
         def committing(touched: Any, positions: Any, now_ms: int) -> None:
             work = sum(partition.work for partition in touched.values())
@@ -48,7 +33,6 @@ class Watched:
                 self.records = 0
             commit(touched, positions, now_ms)
 
-        patch.setattr(Partition, "_run", counted)
         patch.setattr(world.loop, "_commit", committing)
 
 
@@ -73,12 +57,13 @@ def world(tmp_path: Path) -> Any:
 def test_erasures_at_once_are_done_in_small_steps_and_small_turns(world: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(world.latest("conversations.protected")) == 2 * CONVERSATIONS
     watched = Watched(world, monkeypatch)
-    for n, person in enumerate(PEOPLE):
-        named = [{"kind": "crm", "value": person[0]}]
-        asked = {"request_id": f"r{n}", "right": "erasure", "regime": "gdpr", "received_via": "web", "identifiers": named}
-        world.publish("request.opened", asked, settle=False)
-        world.publish("request.identity_verified", {"request_id": f"r{n}"}, settle=False)
-    world.settle(60_000)
+    with watched_steps(watched.steps.append):
+        for n, person in enumerate(PEOPLE):
+            named = [{"kind": "crm", "value": person[0]}]
+            asked = {"request_id": f"r{n}", "right": "erasure", "regime": "gdpr", "received_via": "web", "identifiers": named}
+            world.publish("request.opened", asked, settle=False)
+            world.publish("request.identity_verified", {"request_id": f"r{n}"}, settle=False)
+        world.settle(60_000)
     assert {request.state for request in world.latest("requests.state").values()} == {"fulfilled"}
     assert len(world.latest("conversations.protected")) == CONVERSATIONS, "the agent's participation stays"
     assert len(watched.steps) > CONVERSATIONS, "it was watched"

@@ -20,6 +20,7 @@ from processors.registry import processors
 from processors.terms import DAY_MS
 from processors.windows import law_stamp
 from tests.harness import START_MS, Deployment, call, party
+from tests.parts.steps import watched_steps
 
 PEOPLE, CALLS_EACH = 60, 3
 MONTHS_7_MS = 214 * DAY_MS
@@ -147,24 +148,9 @@ def test_a_person_with_many_items_is_looked_at_in_steps(tmp_path: Path, monkeypa
         world.publish("call.started", call(f"c{n:03}", party("a", "customer", ("crm", "one"))), settle=False)
     world.settle(60_000)
     steps: list[int] = []
-    run = Partition._run
-
-    def counted(partition: Partition, processor: Any, verb: Any, view: Any, what: Any, at: Any) -> bool:
-        effects = 0
-
-        def each(*args: Any) -> Any:
-            nonlocal effects
-            for effect in verb(*args):
-                effects += 1
-                yield effect
-
-        done = run(partition, processor, each, view, what, at)
-        steps.append(effects)
-        return done
-
-    monkeypatch.setattr(Partition, "_run", counted)
-    set_policy(world, "P6M")
-    noticed(world)
+    with watched_steps(steps.append):
+        set_policy(world, "P6M")
+        noticed(world)
     assert max(steps) <= 11 < EFFECTS_PER_STEP_MAX, "ten items woken, and the next step"
     world.settle(MONTHS_7_MS)
     assert not world.latest("conversations.protected")
