@@ -38,6 +38,9 @@ RECORDS_PER_TASK_MAX = 1_000  # records of one task in one turn: bounds a commit
 # have half of the time, else a turn takes milliseconds. An alarm is never broken off, so its own last step (200 effects) may come
 # on top. A transaction of Kafka costs more than one of SQLite: `engine/kafka/worker.py` has a limit of its own.
 ALARM_WORK_MIN = 16
+# For each so much that alarms are late they may write as much again: what is due all at once, or after a standstill, gets done.
+ALARM_LATE_MS = 10_000
+ALARM_WORK_TIMES_MAX = 8
 ALARMS_WAIT_TURNS_MAX = 4  # an event passes intake, case and subject in three turns, with no alarms in between; but they come
 WORK_PER_ALARM_MIN = 2  # it and its place in the order of time are written
 SETTINGS_PER_READ_MAX = 1_000
@@ -230,9 +233,11 @@ class TaskLoop:
     def _alarms(self) -> int:
         now_ms = self.clock()
         touched: dict[tuple[str, int], Partition] = {}
-        count, room = 0, self._alarm_work_min + self._record_work
-        self._record_work = self._alarms_waited = 0
         owned = [p for p in self._owned() if p.effects.alarms_due_ms is not None and p.effects.alarms_due_ms <= now_ms]
+        late_ms = now_ms - min((p.effects.alarms_due_ms or now_ms for p in owned), default=now_ms)  # 0: not known
+        times = min(ALARM_WORK_TIMES_MAX, 1 + late_ms // ALARM_LATE_MS)
+        count, room = 0, times * self._alarm_work_min + self._record_work
+        self._record_work = self._alarms_waited = 0
         if owned:  # each in its turn comes first: what one partition has to do keeps no other one waiting for long
             self._alarm_turns += 1
             first = self._alarm_turns % len(owned)

@@ -25,7 +25,7 @@ from engine.layout import REVIEWED
 from engine.partition import Partition
 from engine.runtime import Runtime
 from law.reading import PackRefused
-from processors.kernel import Processor, Reviewer
+from processors.kernel import Reviewer
 from schemas.routed import Envelope
 
 LOOK_MS: Final = 5_000  # between two looks at what settings and law say
@@ -58,6 +58,7 @@ class Reviews:
         self._bases: dict[str, dict[str, str]] = {}  # by processor: by controller
         self._walking = True  # whether some partition may not have been seen under the bases of the last look
         self._marks: dict[tuple[str, int, str], Reviewed] = {}
+        self._of_task: dict[str, list[Reviewer]] = {}
 
     def adopted(self) -> None:
         """Partitions have come or gone: know their marks anew."""
@@ -81,9 +82,7 @@ class Reviews:
         marks: dict[tuple[str, int, str], Reviewed] = {}
         done = 0
         for partition in partitions:
-            for processor in partition.plan.processors.values():
-                if not isinstance(processor, Reviewer):
-                    continue
+            for processor in self._reviewers(partition):
                 moved = self._advance(partition, processor, now_ms)
                 if moved is not None:
                     done += moved[0] + 1
@@ -101,10 +100,16 @@ class Reviews:
     def _look(self, partitions: Sequence[Partition], now_ms: int) -> None:
         """What each reviewing processor says of each controller now."""
         self._looked_ms = now_ms
-        reviewers = {p.name: p for partition in partitions for p in partition.plan.processors.values() if isinstance(p, Reviewer)}
+        reviewers = {reviewer.name: reviewer for partition in partitions for reviewer in self._reviewers(partition)}
         found = {name: self._basis_of(reviewer, now_ms) for name, reviewer in reviewers.items()}
         if found != self._bases:
             self._bases, self._walking = found, True
+
+    def _reviewers(self, partition: Partition) -> Sequence[Reviewer]:
+        plan = partition.plan
+        if plan.name not in self._of_task:
+            self._of_task[plan.name] = [processor for processor in plan.processors.values() if isinstance(processor, Reviewer)]
+        return self._of_task[plan.name]
 
     def _basis_of(self, reviewer: Reviewer, now_ms: int) -> dict[str, str]:
         shared = self._shared
@@ -120,7 +125,7 @@ class Reviews:
         others, own = basis(OTHERS), {name: basis(name) for name in shared.settings}
         return {OTHERS: others} | {name: basis for name, basis in own.items() if basis != others}
 
-    def _advance(self, partition: Partition, processor: Processor, now_ms: int) -> tuple[int, Reviewed] | None:
+    def _advance(self, partition: Partition, processor: Reviewer, now_ms: int) -> tuple[int, Reviewed] | None:
         """Put the next part of a walk into the partition's turn: how many owners were woken, and its mark; None: all is seen."""
         at, bases = (partition.plan.name, partition.partition, processor.name), self._bases.get(processor.name, {})
         known = self._marks.get(at) or self._read(partition, processor.name)
@@ -139,9 +144,9 @@ class Reviews:
         self._shared.count("reviewed", processor.name, by=passed)
         return passed, mark
 
-    def _walk(self, partition: Partition, processor: Processor, mark: Reviewed, now_ms: int) -> tuple[int, bytes | None]:
+    def _walk(self, partition: Partition, processor: Reviewer, mark: Reviewed, now_ms: int) -> tuple[int, bytes | None]:
         """Wake the next owners; returns how many, and the last alarm that was passed (None: there are no more)."""
-        assert isinstance(processor, Reviewer) and mark.after is not None
+        assert mark.after is not None, "a walk is under way"
         plan, due_ms = partition.plan, partition.effects.alarms_due_ms
         most = OWNERS_BESIDE_ALARMS if due_ms is not None and due_ms <= now_ms else OWNERS_PER_STEP
         passed, after = 0, mark.after

@@ -263,7 +263,7 @@ class Porter(Protocol):
 
 
 @runtime_checkable
-class Reviewer(Protocol):
+class Reviewer(Processor, Protocol):
     """A processor whose alarms rest on settings and law as well. When these change, its owners are looked at again, bit by bit.
 
     Whoever has an alarm of it is woken with the name `REVIEW`.

@@ -17,7 +17,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 from engine.filering import FileRing
-from engine.loop import ALARM_WORK_MIN
+from engine.loop import ALARM_WORK_MIN, ALARM_WORK_TIMES_MAX
 from engine.runtime import CommitLost
 from engine.service import CROWDED_REST_SECS, Limits, Service
 from processors.kernel import EFFECTS_PER_STEP_MAX
@@ -39,7 +39,7 @@ HELD_SHARE, PERSON_HOLDS_SHARE, UNTIL_SHARE = 0.05, 0.01, 0.4
 RESTARTS, LOST_SHARE = 60, 0.01
 BATCH = 1_000
 # A step writes each effect's key and what it emits, and an entry of the audit log for some; see `engine/loop.py`.
-TURN_WRITES_MAX = ALARM_WORK_MIN + 2 * EFFECTS_PER_STEP_MAX
+TURN_WRITES_MAX = ALARM_WORK_TIMES_MAX * ALARM_WORK_MIN + 2 * EFFECTS_PER_STEP_MAX
 
 Span = tuple[int, int]
 Part = tuple[str, str]  # an owner, as the story names it, and a conversation
