@@ -1,4 +1,7 @@
-"""Which rules code asks for by name, per pack: a version of the pack that lacks one is refused when it is read."""
+"""Which rules are asked for by name, per pack: by code, or by others, to whom the contract promises them (`law due`).
+
+A version of the pack that lacks one is refused when it is read.
+"""
 
 ASKED: dict[str, tuple[str, ...]] = {
     "gdpr": ("gdpr.art12.response", "gdpr.art12.extended", "gdpr.art21.marketing_purposes"),

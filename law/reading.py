@@ -22,7 +22,6 @@ NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 VERSION = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6}){0,3}")
 RULE = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+)+")
 TIME = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]|24:00")
-PLACE = re.compile(r"\*|[A-Z]{2}(-[A-Z0-9]{1,3})?")
 VALUE_OF = {
     "period": "period", "clock": "period", "floor": "period", "ceiling": "period", "age": "number", "hours": "hours",
     "flag": "flag", "number": "number", "words": "words", "ground": "words", "basis": "words",
@@ -99,7 +98,7 @@ def check(pack: Pack) -> None:
             raise PackRefused(named, "wrong-value", "a vector has received and due, or on and says")
     for rule in ASKED.get(pack.pack, ()):
         if rule not in rules:
-            raise PackRefused(rule, "rule-missing", f"code asks {pack.pack} for it")
+            raise PackRefused(rule, "rule-missing", f"{pack.pack} is asked for it by name")
     for rule, place in CLOCKS.get(pack.pack, {}).items():
         if not any(row.rule == rule and row.status == "law" and row.period and place in row.places for row in pack.rows):
             raise PackRefused(rule, "rule-missing", f"code asks {pack.pack} for its period at {place}")
@@ -144,8 +143,7 @@ def _row(item: Any, number: str) -> Row:
     given = [value for value in VALUES if getattr(row, value) is not None]
     if given != [VALUE_OF[row.kind]]:
         raise PackRefused(named, "wrong-value", f"a {row.kind} has a value under {VALUE_OF[row.kind]} and no other")
-    places = [place for place in row.places if PLACE.fullmatch(place) and is_place(place)]
-    if not RULE.fullmatch(row.rule) or not places or len(places) != len(row.places):
+    if not RULE.fullmatch(row.rule) or not row.places or not all(map(is_place, row.places)):
         raise PackRefused(named, "wrong-name", "rule or places")
     if len({*row.places}) != len(row.places):
         raise PackRefused(named, "twice", "places")

@@ -13,11 +13,11 @@ from law.calendars import PlaceUnknown, holidays_of
 from law.rows import Hours
 from processors.local_rules import LocalRules, local_times, rules_at
 from processors.permissions import ANY, CALLS, GRANTS, PART, Permissions, about_calls, resolve, status_at
+from processors.terms import DAY_MS
 from processors.uses import Finding, PartyView, Use, overlap
 from schemas.places import clock
 from schemas.topics import ControllerState
 
-DAY_MS = 86_400_000
 NO_COUNTRY = frozenset({"", "EU"})  # hours are each member's own
 
 

@@ -10,7 +10,7 @@ Three things decide, each a row of the law packs (docs/law-rights.md):
 """
 
 from collections.abc import Iterable
-from datetime import UTC, date, datetime
+from datetime import date
 from typing import NamedTuple
 
 import msgspec
@@ -43,11 +43,6 @@ class Weighed(NamedTuple):
 
     standing: tuple[HoldTerms, ...]
     yielded: dict[str, str]
-
-
-def day(ms: int) -> date:
-    """The day of a moment, in UTC: it decides which rows are in force."""
-    return datetime.fromtimestamp(ms / 1000, UTC).date()
 
 
 def weigh(holds: Iterable[HoldTerms], ceilings: Iterable[str], plea: Plea, book: Book, on: date) -> Weighed:

@@ -5,7 +5,6 @@ from typing import Any, ClassVar, assert_never
 
 import msgspec
 
-from processors.exceptions import day
 from processors.grounds import told_of
 from processors.kernel import (
     Alarm,
@@ -27,7 +26,7 @@ from processors.order_media import late_order
 from processors.parking import Parked, park, send_on, unpark
 from processors.roster import MediaMark, Roster, RosterParty, check, drop, hold, silence, tell
 from processors.tags import mark_named, marks_of
-from processors.terms import SEEN_MS
+from processors.terms import SEEN_MS, day
 from schemas.base import Record
 from schemas.events import (
     CallAnnotated,

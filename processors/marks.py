@@ -14,12 +14,13 @@ import msgspec
 
 from law.book import Book
 from law.rights import kept_by, words
-from processors.exceptions import CEILINGS, INTERESTS, TAG, day
+from processors.exceptions import CEILINGS, INTERESTS, TAG
 from processors.grounds import later
 from processors.kernel import Audit, Effect, Instant, Put, Receipt, Wake
 from processors.policies import floor_ms
 from processors.roster import Roster, hold
 from processors.tags import MIFID
+from processors.terms import day
 from schemas.routed import Hold
 
 MARKETING = "gdpr.art21.marketing_purposes"  # the purposes that are direct marketing

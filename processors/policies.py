@@ -10,6 +10,7 @@ from functools import lru_cache
 from law.rows import Period
 from processors.grounds import code_of
 from processors.terms import DAY_MS, HOUR_MS, add_months
+from schemas.cloudevents import millis
 from schemas.events import RetentionPolicySet
 from schemas.topics import RetentionPolicy
 
@@ -83,8 +84,8 @@ def policy_of(event: RetentionPolicySet, effective_ms: int, event_id: str) -> Re
     """The event as it is kept."""
     return RetentionPolicy(
         policy_id=event.policy_id, selector=event.selector, keep_for=event.keep_for, ceiling=event.ceiling, ground=event.ground,
-        since_ms=round(event.since.timestamp() * 1000), set_ms=effective_ms, event_id=event_id,
-        until_ms=None if event.until is None else round(event.until.timestamp() * 1000),
+        since_ms=millis(event.since), set_ms=effective_ms, event_id=event_id,
+        until_ms=None if event.until is None else millis(event.until),
     )  # fmt: skip
 
 

@@ -8,13 +8,13 @@ from law.book import Book
 from law.calendars import day_at, is_place
 from law.counting import due
 from law.places import chain
+from law.rights import PLACES
 from law.rows import Row
 from processors.kernel import Receipt
 
 RESPOND = {"gdpr": "gdpr.art12.response", "uk_gdpr": "uk_gdpr.art12.response", "ccpa": "ccpa.respond"}
 RESPOND_TO = {("ccpa", "opt_out_sale"): "ccpa.opt_out", ("ccpa", "limit_sensitive"): "ccpa.limit"}
 CONFIRM = {"ccpa": "ccpa.confirm"}
-HOME = {"gdpr": "EU", "uk_gdpr": "GB", "ccpa": "US-CA"}  # where a regime counts when the controller is nowhere in it
 
 Pauses = Sequence[tuple[int, int]]
 
@@ -55,7 +55,7 @@ class Clock(NamedTuple):
 
 def place_of(regime: str, region: str | None) -> str:
     """Where the days of a regime are counted: the controller's region if the regime holds there, else the regime's own place."""
-    home = HOME[regime]
+    home = PLACES[regime]
     return region if region and home in chain(region) and is_place(region) else home
 
 

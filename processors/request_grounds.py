@@ -5,9 +5,9 @@ from collections.abc import Generator
 import msgspec
 
 from law.rights import available, exceptions
-from processors.exceptions import day
 from processors.kernel import Audit, Effect, Receipt
 from processors.request_case import RequestCase
+from processors.terms import day
 from schemas.events import RequestOpened
 
 

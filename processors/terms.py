@@ -1,7 +1,7 @@
 """Periods that no law pack carries: limits of our own, and what holds by default where nobody set anything."""
 
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 DAY_MS = 86_400_000
 HOUR_MS = 3_600_000
@@ -30,3 +30,8 @@ def add_months(at_ms: int, months: int) -> int:
 def erase_by(ended_ms: int, received_ms: int) -> int:
     """When an item goes: 24 months after the conversation's end, never sooner than 30 days after its receipt."""
     return max(add_months(ended_ms, RETENTION_MONTHS), received_ms + IMPORT_GRACE_MS)
+
+
+def day(ms: int) -> date:
+    """The day of a moment, in UTC: it decides which rows are in force."""
+    return datetime.fromtimestamp(ms / 1000, UTC).date()

@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from law.book import Book
-from processors.exceptions import FLOOR, NO_PLEA, Plea, Weighed, day, of_a_recording, weigh
+from processors.exceptions import FLOOR, NO_PLEA, Plea, Weighed, of_a_recording, weigh
 from processors.grounds import held_item
-from processors.item import STEP, HeldBy, Item, holds_on
+from processors.item import STEP, HeldBy, Item, holds_on, is_on_hold
 from processors.item_end import Asked
 from processors.kernel import Audit, Context, Effect, View, Wake
+from processors.terms import day
 from processors.traits import window_for
 from schemas.routed import HeldItem, HoldTerms
 
@@ -34,6 +35,11 @@ def _floors(view: View, conversation_id: str, by: Scales, *, recording: bool) ->
         HoldTerms(hold_id=FLOOR + floor.rule, ground=floor.ground, until_ms=floor.at_ms) for floor in floors
         if not (recording and floor.media is False)
     )  # fmt: skip
+
+
+def is_kept(view: View, conversation_id: str, by: Scales) -> bool:
+    """Whether a legal hold or a duty keeps this item as it is. A compliance tag does not: it stands against single requests."""
+    return is_on_hold(view, conversation_id, marks=False) or bool(_floors(view, conversation_id, by, recording=False))
 
 
 def weigh_item(view: View, conversation_id: str, plea: Plea, by: Scales, *, recording: bool = False) -> Weighed:

@@ -7,7 +7,7 @@ conversation, or its start while no end is known.
 """
 
 from collections.abc import Iterable, Iterator
-from datetime import UTC, date, datetime
+from datetime import date
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from law.book import Book
 from law.rows import Row
 from processors.grounds import code_of
 from processors.policies import ceiling_ms, floor_ms, in_force, is_duty, period_of
-from processors.terms import IMPORT_GRACE_MS, erase_by
+from processors.terms import IMPORT_GRACE_MS, day, erase_by
 from schemas.topics import ControllerState, RetentionPolicy
 
 DEFAULT, POLICY = "default_period", "policy"  # the rules that are no row of a pack: the 24 months, and a controller's own
@@ -90,7 +90,7 @@ def window_of(traits: Traits, times: Times, settings: ControllerState, book: Boo
     """The window of an item under a controller's policies and the law that is in force now."""
     policies = in_force(settings.policies, times.now_ms) if settings.policies else ()
     known = traits.purposes or traits.tags or traits.basis or traits.ceilings
-    rows = _rows(book, traits.places, _day(times.now_ms)) if known else ()
+    rows = _rows(book, traits.places, day(times.now_ms)) if known else ()
     rows = tuple(row for row in rows if _is_on(row, traits))
     if not policies and not rows:  # nearly every item
         return Window(Bound(erase_by(times.ended_ms, times.received_ms), DEFAULT))
@@ -115,11 +115,7 @@ def window_of(traits: Traits, times: Times, settings: ControllerState, book: Boo
 
 def law_stamp(book: Book, now_ms: int) -> str:
     """What of a book decides about retention today: it changes with the pack's version, and on the day a row comes or goes."""
-    return _stamp(book, _day(now_ms))
-
-
-def _day(now_ms: int) -> date:
-    return datetime.fromtimestamp(now_ms / 1000, UTC).date()
+    return _stamp(book, day(now_ms))
 
 
 @lru_cache(maxsize=256)
@@ -141,7 +137,7 @@ def _of_rows(rows: Iterable[Row], traits: Traits, times: Times, book: Book) -> I
         period = row.period
         assert period is not None, "rows without one are left out"
         for place in traits.places:
-            book.row(row.rule, place, _day(times.now_ms))  # asked by name: a replay notes which rules an outcome rests on
+            book.row(row.rule, place, day(times.now_ms))  # asked by name: a replay notes which rules an outcome rests on
         media = True if row.applies.get("media") == "recording" else None
         origin = book.pack_of(row).name
         if row.kind == "floor":
