@@ -32,6 +32,7 @@ from processors.planning import (
     next_ms_of,
     order_due_media,
     planned_of,
+    redaction_goes_on,
     tell_of_plan,
 )
 from processors.policies import in_force
@@ -238,6 +239,7 @@ def _replan(view: View, after: str, now: Instant) -> Iterator[Effect]:
             yield Wake(REPLAN + after, now.now_ms)
             return
         looked, after = looked + 1, conversation_id
+        yield from redaction_goes_on(view, conversation_id, now.now_ms)
         old = view.get(Planned, conversation_id)
         window = window_for(view, conversation_id, item, now, now.now_ms)
         if planned_of(view, conversation_id, item, window, old, now.now_ms) != old:

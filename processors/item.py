@@ -187,12 +187,6 @@ class Unpublished(State):
     due_ms: int = 0
 
 
-def is_held(view: View, conversation_id: str, *, marks: bool = True) -> bool:
-    """Whether a legal hold, a duty to keep or (`marks`) a compliance tag keeps this item."""
-    planned = view.get(Planned, conversation_id)
-    return bool(planned is not None and planned.floors) or is_on_hold(view, conversation_id, marks=marks)
-
-
 def is_on_hold(view: View, conversation_id: str, *, marks: bool = True) -> bool:
     """Whether a legal hold, or (`marks`) a compliance tag, keeps this item (or everything of this identifier)."""
     return any(marks or not hold.hold_id.startswith(TAG) for hold in holds_on(view, conversation_id))

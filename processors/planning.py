@@ -63,19 +63,24 @@ def tell_of_plan(
     if (old.floors if old is not None else []) == (new.floors if new is not None else []):
         return
     yield from erasures_go_on(view, now_ms)
-    if any(True for _ in view.scan(KeptMedia, conversation_id)):
-        yield Wake(REVIEW, now_ms, of="hold_media")
-    redacted = view.get(Redacted, conversation_id)
-    if redacted is not None and redacted.pending:
-        yield Wake(REVIEW_ONE + conversation_id, now_ms, of="protect_item")
+    yield from redaction_goes_on(view, conversation_id, now_ms)
 
 
 def erasures_go_on(view: View, now_ms: int) -> Iterator[Effect]:
-    """Have erasures that wait here look again at what keeps their items."""
+    """Have erasures that wait here, and orders for recordings, look again at what keeps them."""
     if any(True for kind in (Waiting, Erasure) for _ in view.scan(kind)):
         yield Wake(STEP, now_ms, of="erase_subject")
     if any(True for _ in view.scan(Masking)):
         yield Wake(STEP, now_ms, of="mask_item")
+    if any(True for _ in view.scan(KeptMedia)):
+        yield Wake(REVIEW, now_ms, of="hold_media")
+
+
+def redaction_goes_on(view: View, conversation_id: str, now_ms: int) -> Iterator[Effect]:
+    """Have the redaction of an item look again at what keeps the item whole."""
+    redacted = view.get(Redacted, conversation_id)
+    if redacted is not None and redacted.pending:
+        yield Wake(REVIEW_ONE + conversation_id, now_ms, of="protect_item")
 
 
 def unordered(view: View, conversation_id: str, item: Item) -> list[str]:

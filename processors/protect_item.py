@@ -18,7 +18,6 @@ from processors.item import (
     Tagged,
     Unpublished,
     Untagged,
-    is_held,
     publish_soon,
     reseal,
 )
@@ -43,6 +42,7 @@ from processors.kernel import (
     Wake,
 )
 from processors.order_media import late_order
+from processors.weighing import Scales, is_kept
 from schemas.base import Record
 from schemas.markers import CONTENT
 from schemas.routed import (
@@ -128,10 +128,10 @@ class ProtectItem:
     def wake(self, view: View, alarm: Alarm, now: Instant) -> Iterator[Effect]:
         """Publish what changed."""
         if alarm.name.startswith(REVIEW_ONE):
-            yield from self._review_one(view, alarm.name.removeprefix(REVIEW_ONE), now.now_ms)
+            yield from self._review_one(view, alarm.name.removeprefix(REVIEW_ONE), now)
             return
         if alarm.name.startswith(REVIEW):
-            yield from self._review(view, alarm.name.removeprefix(REVIEW), now.now_ms)
+            yield from self._review(view, alarm.name.removeprefix(REVIEW), now)
             return
         conversation_id = alarm.name.removeprefix(PUBLISH)
         item = view.get(Item, conversation_id)
@@ -254,7 +254,7 @@ class ProtectItem:
             return
         old = view.get(Redacted, conversation_id)
         # Where an erasure went through, no mark stood against it, so none keeps these lines in another's copy either.
-        held = is_held(view, conversation_id, marks=False)
+        held = is_kept(view, conversation_id, Scales(at, item.controller, at.receipt_ms))
         parties, alone = {*(old.parties if old else ())}, {*(old.alone if old else ())}
         (alone if event.alone else parties).add(event.party)
         redacted = Redacted(sorted(parties), held, sorted(alone))
@@ -270,23 +270,23 @@ class ProtectItem:
         )
         yield from publish_soon(view, conversation_id, now_ms)
 
-    def _review(self, view: View, after: str, now_ms: int) -> Iterator[Effect]:
+    def _review(self, view: View, after: str, now: Instant) -> Iterator[Effect]:
         for n, (conversation_id,) in enumerate(parts for parts, _ in list(view.scan(Item)) if parts[0] > after):
             if n == ITEMS_PER_REVIEW:
-                yield Wake(REVIEW + after, now_ms)
+                yield Wake(REVIEW + after, now.now_ms)
                 return
             after = conversation_id
-            yield from self._review_one(view, conversation_id, now_ms)
+            yield from self._review_one(view, conversation_id, now)
 
-    def _review_one(self, view: View, conversation_id: str, now_ms: int) -> Iterator[Effect]:
+    def _review_one(self, view: View, conversation_id: str, now: Instant) -> Iterator[Effect]:
         item = view.get(Item, conversation_id)
         if item is None:
             return
-        redacted = view.get(Redacted, conversation_id)
-        if redacted is not None and redacted.pending and not is_held(view, conversation_id, marks=False):
+        redacted, by = view.get(Redacted, conversation_id), Scales(now, item.controller, now.now_ms)
+        if redacted is not None and redacted.pending and not is_kept(view, conversation_id, by):
             yield Put(msgspec.structs.replace(redacted, pending=False), (conversation_id,))
-            yield from self._drop_lines(view, item, conversation_id, redacted, now_ms)
-        yield from publish_soon(view, conversation_id, now_ms)
+            yield from self._drop_lines(view, item, conversation_id, redacted, now.now_ms)
+        yield from publish_soon(view, conversation_id, now.now_ms)
 
 
 def _nobody(view: View, conversation_id: str, at: Receipt) -> Iterator[Effect]:
