@@ -26,6 +26,7 @@ from schemas.topics import ControllerState, WrappedKey
 
 S = TypeVar("S", bound=State)
 OWNERS_MAX = 1_000
+RING_SECS_MAX = 60.0  # how long a caller waits for all that is due to be rung; it goes on by itself
 CLOCKS_APART_MS = 2_000  # clocks of one cluster's hosts are taken to differ by less: a beat is one host's time, read by others
 
 
@@ -338,7 +339,7 @@ class Deployment(Protocol):
         ...
 
     def ring_due(self) -> Rung:
-        """Notice every due time now, and ring all that is due by now. Raises `NotOffered`."""
+        """Notice every due time now, and ring all that is due by now, or wait until that is done. Raises `Unreachable`."""
         ...
 
     def stop(self) -> None:

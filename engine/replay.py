@@ -5,7 +5,7 @@ Two replays of one log draw the same keys and the same random bytes, so whatever
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
-from hashlib import sha256
+from random import Random
 from typing import Any, NamedTuple
 
 import msgspec
@@ -27,6 +27,7 @@ from schemas.topics import ControllerState
 
 WATCHED = ("requests.state", "conversations.protected", "consent.state", "suppression.state", "breach.alerts")
 RECORDS_MAX = 10_000
+SEED = 0  # every replay draws the same keys and bytes; nothing that is sealed by them outlives the process
 ALARM_TIMES_MAX = 100_000  # moments at which something rings between two events: more is a loop that never ends
 # What names the law itself, or rests sealed: never part of a comparison.
 PASSED_OVER = frozenset({"law_pack", "law"})
@@ -74,12 +75,12 @@ class _OneBook(Library):
     """A library with one book, whatever is chosen."""
 
     def __init__(self, book: Book) -> None:
+        self._one = book
         super().__init__(book.packs)
-        self.newest = book
 
     def book(self, chosen: Mapping[str, str]) -> Book:
         """The book."""
-        return getattr(self, "newest", None) or super().book(chosen)
+        return self._one
 
 
 class _Ring(SeededRing):
@@ -94,21 +95,6 @@ class _Ring(SeededRing):
         return super().pepper(controller) if self._pepper is None else self._pepper(controller)
 
 
-def _octets() -> Callable[[int], bytes]:
-    """Bytes that every replay draws alike: nothing that is sealed by them outlives the process."""
-    drawn = 0
-
-    def draw(count: int) -> bytes:
-        nonlocal drawn
-        found = b""
-        while len(found) < count:
-            drawn += 1
-            found += sha256(b"replay" + drawn.to_bytes(8, "big")).digest()
-        return found[:count]
-
-    return draw
-
-
 class Replay(Reads):
     """One replay. `now_ms` is the time of what was folded last. It is a deployment as far as decisions look at one."""
 
@@ -119,7 +105,7 @@ class Replay(Reads):
         self, book: Book, processors: Mapping[str, Processor], *, topology: Topology | None = None,
         settings: Iterable[ControllerState] = (), pepper: Callable[[str], bytes] | None = None,
     ) -> None:  # fmt: skip
-        topology, octets = topology or default_topology(), _octets()
+        topology, octets = topology or default_topology(), Random(SEED).randbytes  # noqa: S311 -- see SEED
         self.book, self.now_ms = Witness(book), 0
         self._runtime = MemoryRuntime(topology.topic_specs(), topology.task_specs())
         super().__init__(self._runtime, topology, Secrets(_Ring(octets, pepper), octets))

@@ -17,7 +17,7 @@ import msgspec
 from engine.checkpoints import frontiers, latest_notes, sign_checkpoints
 from engine.clock import Clock, system_clock
 from engine.context import Shared, reason_of, withheld
-from engine.deployment import Look, Reads, Rung
+from engine.deployment import RING_SECS_MAX, Look, Reads, Rung
 from engine.effects import AUDIT_TOPIC
 from engine.embedded import EmbeddedRuntime, Retention
 from engine.filering import ring_of
@@ -50,7 +50,6 @@ MAINTENANCE_SECS = 60.0
 # How long freed bytes may rest in the files. Overwriting them holds the writer for up to 0.75 s a GB: not each minute.
 WIPE_SECS = 900.0
 STOP_SECS_MAX = 30.0
-RING_SECS_MAX = 60.0  # how long a caller waits for all that is due to be rung; it goes on by itself
 RING_POLL_SECS = 0.02
 COMPACTION_DELETE_RETENTION_MS = 86_400_000  # how long readers of a compacted topic can still see a tombstone
 

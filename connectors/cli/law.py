@@ -197,4 +197,3 @@ def _signer(key: Path) -> Signer:
     except (OSError, ValueError):
         pass
     raise Unanswered("the key file cannot be read: it is none that `law key` wrote")
-

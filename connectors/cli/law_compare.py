@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from connectors.cli.output import moment
+from connectors.http.decisions import Ask, decide
 from engine.replay import Question, Replay, Step
 from law.book import Book
 from law.reading import PackRefused, title
@@ -128,8 +129,6 @@ def _words(book: Book, row: Row | None) -> str:
 
 def _decider(told: Told) -> Callable[[Replay], Step]:
     """Decides an ask at its time, as the door does. Raises `msgspec.ValidationError`."""
-    from connectors.http.decisions import Ask, decide  # noqa: PLC0415 -- a web framework would slow every other command down
-
     ask = msgspec.convert(told.ask, Ask)
 
     def decided(replay: Replay) -> Step:

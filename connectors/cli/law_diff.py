@@ -14,6 +14,8 @@ from connectors.cli.law_compare import Comparison, Difference, Told, explain
 from connectors.cli.output import moment, rows_table
 from connectors.cli.publish import documents
 from connectors.cli.session import Session, command
+from connectors.http.cloudevents import millis
+from connectors.http.events import topic_of
 from engine.replay import Question
 from engine.service import Service
 from law.book import Book, Library
@@ -27,8 +29,6 @@ from schemas.routed import Envelope
 from schemas.topics import ControllerState, Decision
 
 LOG_BYTES_MAX = 256 << 20
-TOPICS = {"call": "calls", "consent": "consents", "request": "requests"}
-RAW_TOPICS = ("calls", "consents", "requests", "controls")
 PRINTED_MAX = 100
 REQUESTS = '["request",'  # how the keys of their cases begin
 REQUESTS_MAX = 100_000
@@ -139,7 +139,7 @@ def _event(line: dict[str, Any], now_ms: int) -> Told:
         receipt_ms=now_ms, actor=str(data.get("actor", "")) if isinstance(data, dict) else "", content_type="application/json",
         data=json.dumps(data).encode(),
     )  # fmt: skip
-    return Told(now_ms, TOPICS.get(type_.partition(".")[0], "controls"), str(line["id"]), envelope)
+    return Told(now_ms, topic_of(type_), str(line["id"]), envelope)
 
 
 def _of_folder(session: Session, data: Path, before: Book, after: Book) -> Found:
@@ -168,7 +168,7 @@ def _of_folder(session: Session, data: Path, before: Book, after: Book) -> Found
 
 
 def _raw(service: Service) -> Iterator[Told]:
-    for topic in RAW_TOPICS:
+    for topic in service.topology.tasks["intake"].inputs:
         for _, record in service.topic(topic):
             data = None if record.value is None else service.secrets.open_raw(topic, record.value)
             if data is not None:
@@ -198,7 +198,7 @@ def _millis(text: str) -> int:
     at = datetime.fromisoformat(text)
     if at.tzinfo is None:
         raise ValueError("a time needs its offset")
-    return round(at.timestamp() * 1000)
+    return millis(at)
 
 
 def _iso(ms: int) -> str:

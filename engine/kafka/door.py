@@ -16,7 +16,18 @@ from engine.checkpoints import TOPIC as CHECKPOINTS
 from engine.checkpoints import new_notes, newest, origin_of, record_of
 from engine.clock import Clock
 from engine.context import withheld
-from engine.deployment import CLOCKS_APART_MS, Look, NotOffered, Question, RawLook, ReadModel, Reads, Rung, Unreachable
+from engine.deployment import (
+    CLOCKS_APART_MS,
+    RING_SECS_MAX,
+    Look,
+    NotOffered,
+    Question,
+    RawLook,
+    ReadModel,
+    Reads,
+    Rung,
+    Unreachable,
+)
 from engine.effects import AUDIT_TOPIC
 from engine.kafka.clients import Clients
 from engine.kafka.edge import Edge, asking
@@ -44,8 +55,7 @@ SEEN_BY_DOORS: Final = (DOSSIERS, "case")
 PULSE_SECS: Final = 0.1  # between two looks at the beats: a part of how long a mark stands
 READ_MAX: Final = 1_000
 CAUGHT_UP_SECS_MAX: Final = 10.0  # a beat a second, some of them on their way
-RUNG_SECS_MAX: Final = 60.0  # how long a caller waits for all that is due to be rung; it goes on by itself
-RUNG_LOOK_SECS: Final = 1.0
+RUNG_LOOK_SECS: Final = 1.0  # between two looks at how far alarms have rung: workers say it every few seconds
 STOP_SECS_MAX: Final = 30.0
 
 
@@ -259,7 +269,7 @@ class KafkaDoor(Reads):
         self._catch_up()  # a change of settings that was accepted before is folded now
         looked_ms, waited = self.clock() + CLOCKS_APART_MS, 0.0
         while self._rung_ms() < looked_ms:
-            if waited > RUNG_SECS_MAX or self._stopping.wait(RUNG_LOOK_SECS):
+            if waited > RING_SECS_MAX or self._stopping.wait(RUNG_LOOK_SECS):
                 return Rung(began_ms, False, audited_from)
             waited += RUNG_LOOK_SECS
         return Rung(began_ms, True, audited_from)
