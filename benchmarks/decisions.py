@@ -12,8 +12,9 @@ from time import process_time
 import msgspec
 
 from law.book import shipped
-from processors.decide_use import PartyView, Use, decide_use
+from processors.decide_use import decide_use
 from processors.permissions import Cell, Permissions, row_key
+from processors.uses import PartyView, Use
 from schemas.places import Place, place_of
 from schemas.topics import ControllerState
 

@@ -13,8 +13,6 @@ from processors.permissions import ANY, GRANTS, Permissions, resolve, status_at
 from processors.record_rules import duty_rules, must_be_recorded, record_findings
 from processors.uses import (
     EMPLOYEES,
-    OF_THE_MOMENT,
-    REASONS,
     Finding,
     Mark,
     PartyView,
@@ -27,8 +25,6 @@ from processors.uses import (
     overlap,
 )
 from schemas.topics import ConsentStatus, ControllerState
-
-__all__ = ["BLOCKS", "OF_THE_MOMENT", "REASONS", "Mark", "PartyView", "Reason", "Use", "UseName", "Verdict", "decide_use"]
 
 RECORDING = "recording"  # contract, section 2: the purpose of a record decision that names none
 EMPLOYEE_USES = frozenset({"record", "transcribe", "train"})

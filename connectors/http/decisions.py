@@ -5,7 +5,7 @@ one moment. A withdrawal that was answered before this call began is found in on
 partition that it stands in: a partition that is behind denies for those who are in it, and for nobody else.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Literal, NamedTuple
 from uuid import uuid4
@@ -21,14 +21,17 @@ from connectors.http.door import FAULTS, Door
 from connectors.http.marks import posted
 from connectors.http.places import places_of
 from connectors.http.problems import Problem
-from connectors.http.retention import KEPT_USES, is_restricted
-from engine.deployment import Look
+from engine.deployment import Deployment, Look
+from engine.layout import key_bytes
 from law.reading import PackRefused
-from processors.decide_use import OF_THE_MOMENT, REASONS, Mark, PartyView, Use, UseName, decide_use
-from processors.decide_use import Verdict as Ruling
+from processors.decide_use import decide_use
 from processors.fence import Fence
+from processors.item import Planned
 from processors.permissions import ANY, Permissions
 from processors.rejudging import legs_of
+from processors.roster import Roster
+from processors.uses import OF_THE_MOMENT, REASONS, Mark, PartyView, Use, UseName
+from processors.uses import Verdict as Ruling
 from schemas.base import Moment, Name
 from schemas.codec import encode
 from schemas.events import Channel, Identifier, Jurisdiction
@@ -37,6 +40,7 @@ from schemas.places import Place
 from schemas.topics import ControllerState, Decision, Leg, Verdict
 
 CALL = "POST /v1/decisions"
+KEPT_USES = frozenset(("transcribe", "train", "share", "export"))  # of what is kept; dialling and recording make something new
 TOPIC = "decisions"
 PARTIES_MAX = 64  # as many as a conversation has
 IDENTIFIERS_MAX = 32
@@ -128,7 +132,7 @@ def decide(door: Door, ask: Ask) -> Decided:
         asked = list(_asked(door, ask, settings, reasons))
         known = _known(door, ask, {ref for _, _, others, _ in asked for ref in others}, reasons)
         if ask.use in KEPT_USES and ask.conversation_id:
-            if is_restricted(service, ask.controller, known, ask.conversation_id, ask.purpose):
+            if _is_restricted(service, ask.controller, known, ask.conversation_id, ask.purpose):
                 reasons.add("restricted")
         beat_ms = min((one.beat_ms for one in known.values()), default=beat_ms)
         parties = [
@@ -173,6 +177,23 @@ def decide(door: Door, ask: Ask) -> Decided:
     return Decided(
         decision_id=decision_id, verdict="deny" if reasons else "allow", reasons=tuple(sorted(reasons)), epoch=ruling.epoch,
         law_pack=law_pack, fresh_as_of=fresh, rules=_rules(ruling, reasons),
+    )  # fmt: skip
+
+
+def _is_restricted(
+    service: Deployment, controller: str, refs: Iterable[str], conversation_id: str, purpose: str | None
+) -> bool:  # fmt: skip
+    """Whether the part that one of these has in the conversation is kept for duties only, none of which is for this purpose.
+
+    The part is with the party's home, by whichever identifier of the party is asked.
+    """
+    roster = service.record("case", key_bytes(("conversation", controller, conversation_id)).decode(), Roster)
+    asked = {*refs}
+    homes = {party.refs[0] for party in (roster.parties if roster is not None else ()) if asked & {*party.refs}}
+    planned = (service.record("subject", ref, Planned, conversation_id) for ref in asked | homes)
+    return any(
+        p is not None and p.restricted_ms is not None and purpose not in {floor.purpose or floor.ground for floor in p.floors}
+        for p in planned
     )  # fmt: skip
 
 

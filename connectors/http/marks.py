@@ -20,7 +20,8 @@ from uuid import uuid4
 import msgspec
 
 from engine.deployment import Board, Note, Unreachable
-from processors.decide_use import BLOCKS, Mark
+from processors.decide_use import BLOCKS
+from processors.uses import Mark
 from schemas.base import EventData
 from schemas.events import ConsentChanged, SuppressionChanged
 

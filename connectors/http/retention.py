@@ -1,7 +1,7 @@
 """Retention at the door: what the policies, or proposed ones, would destroy and when; and what is due now, destroyed now."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -10,17 +10,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from connectors.http.bodies import answer, parse
+from connectors.http.cloudevents import millis
 from connectors.http.door import Door
 from connectors.http.problems import Problem
 from connectors.http.tokens import Token
 from engine.deployment import Deployment, Rung
-from engine.layout import key_bytes
+from engine.effects import AUDIT_TOPIC
 from law.book import Book
 from law.reading import PackRefused
 from processors.forecast import Fate, fate_of
-from processors.item import HeldBy, Item, ItemMedia, Planned, Tagged
+from processors.item import HeldBy, Item, ItemMedia, Tagged
 from processors.policies import policy_of, with_policy, wrong_period
-from processors.roster import Roster
 from processors.traits import traits_of
 from schemas.base import Moment, Name
 from schemas.codec import decode_as
@@ -32,8 +32,6 @@ ITEMS_MAX = 20_000  # looked at in one answer: `next` goes on
 LISTED_MAX = 1_000
 POLICIES_MAX = 64
 NEVER_MS = 1 << 62
-AUDIT = "audit.entries"
-KEPT_USES = frozenset(("transcribe", "train", "share", "export"))  # of what is kept; dialling and recording make something new
 
 
 class PreviewAsk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -104,23 +102,6 @@ class _Owner:
 
     def is_held(self, conversation_id: str) -> bool:
         return any(scope in self.held and self.held[scope].holds for scope in (conversation_id, "*"))
-
-
-def is_restricted(
-    service: Deployment, controller: str, refs: Iterable[str], conversation_id: str, purpose: str | None
-) -> bool:  # fmt: skip
-    """Whether the part that one of these has in the conversation is kept for duties only, none of which is for this purpose.
-
-    The part is with the party's home, by whichever identifier of the party is asked.
-    """
-    roster = service.record("case", key_bytes(("conversation", controller, conversation_id)).decode(), Roster)
-    asked = {*refs}
-    homes = {party.refs[0] for party in (roster.parties if roster is not None else ()) if asked & {*party.refs}}
-    planned = (service.record("subject", ref, Planned, conversation_id) for ref in asked | homes)
-    return any(
-        p is not None and p.restricted_ms is not None and purpose not in {floor.purpose or floor.ground for floor in p.floors}
-        for p in planned
-    )  # fmt: skip
 
 
 def preview(service: Deployment, controller: str, proposed: ControllerState | None, before_ms: int, after: str) -> Preview:
@@ -203,7 +184,7 @@ def ran(service: Deployment, rung: Rung) -> Ran:
     """What the audit log says that retention has destroyed since."""
     conversations: Counter[str] = Counter()
     recordings: Counter[str] = Counter()
-    for _, record in service.topic(AUDIT, after=rung.audited_from):
+    for _, record in service.topic(AUDIT_TOPIC, after=rung.audited_from):
         entry = decode_as(AuditEntry, record.value or b"")
         rule = " ".join(filter(None, (entry.facts.get("rule"), entry.facts.get("policy") or entry.facts.get("pack"))))
         if entry.kind == "item.destroyed" and entry.facts.get("cause") == "retention":
@@ -254,7 +235,7 @@ async def post_preview(door: Door, request: Request) -> Response:
     async with door.bodies.of(request) as body:
         ask = parse(body, PreviewAsk)
     door.may_touch(token, ask.controller)
-    before_ms = NEVER_MS if ask.before is None else round(ask.before.timestamp() * 1000)
+    before_ms = NEVER_MS if ask.before is None else millis(ask.before)
     return await _previewed(door, token, ask.controller, ask.policies, before_ms, ask.after)
 
 
@@ -269,7 +250,7 @@ def _before(text: str | None) -> int:
         return NEVER_MS
     try:
         at = datetime.fromisoformat(text)
-        return round((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
+        return millis(at if at.tzinfo else at.replace(tzinfo=UTC))
     except (ValueError, OverflowError):
         pass
     raise Problem("wrong-field", "before")

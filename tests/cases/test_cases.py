@@ -39,11 +39,12 @@ import yaml
 
 from law.book import shipped
 from processors import erase_consents, home_erasures, item_end, parking, planning, request_case, request_links
-from processors.decide_use import Mark, PartyView, Use, decide_use
+from processors.decide_use import decide_use
 from processors.fence import Fence
 from processors.keep_consent import KeepConsent
 from processors.kernel import Audit, Delete, Effect, Emit, Forward, Ledger, Mint, Put, Remove, Shred, Wake
 from processors.permissions import Permissions
+from processors.uses import Mark, PartyView, Use
 from schemas.places import Place
 from schemas.routed import LinkProbe
 from schemas.topics import ControllerState

@@ -26,8 +26,9 @@ from engine.audit import verify_log
 from engine.checkpoints import frontiers, latest_notes
 from engine.service import Service
 from law.book import shipped
-from processors.decide_use import PartyView, Use, decide_use
+from processors.decide_use import decide_use
 from processors.permissions import Permissions
+from processors.uses import PartyView, Use
 from schemas.codec import decode
 from schemas.places import Place
 from schemas.topics import ControllerState

@@ -14,8 +14,9 @@ import pytest
 
 from engine.service import IDLE_SECS, Service
 from law.book import shipped
-from processors.decide_use import PartyView, Use, UseName, decide_use
+from processors.decide_use import decide_use
 from processors.permissions import Permissions
+from processors.uses import PartyView, Use, UseName
 from schemas.places import Place
 from schemas.topics import ControllerState
 from tests.endtoend.world import Told, envelope, topic_of

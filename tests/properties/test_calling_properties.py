@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from law.book import shipped
-from processors.decide_use import PartyView, Use, decide_use
+from processors.decide_use import decide_use
 from processors.permissions import Cell, Permissions, row_key
+from processors.uses import PartyView, Use
 from schemas.places import Place, place_of
 from schemas.topics import ControllerState
 

@@ -12,9 +12,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from law.book import shipped
-from processors.decide_use import PartyView, Use, UseName, Verdict, decide_use
+from processors.decide_use import decide_use
 from processors.keep_consent import KeepConsent
 from processors.permissions import Permissions, resolve, status_at
+from processors.uses import PartyView, Use, UseName, Verdict
 from schemas.places import Place
 from schemas.topics import ControllerState
 from tests.drivers import Driver

@@ -8,9 +8,10 @@ import pytest
 
 from law.book import Book, shipped
 from law.rows import Hours, Row
-from processors.decide_use import Mark, PartyView, Use, decide_use
+from processors.decide_use import decide_use
 from processors.permissions import Cell, Permissions, row_key
 from processors.rejudging import Rejudged, legs_of, rejudge
+from processors.uses import Mark, PartyView, Use
 from schemas.places import Place
 from schemas.topics import ControllerState, Decision
 

@@ -7,7 +7,7 @@ import pytest
 from connectors.http.decisions import ALL_REASONS, DoorReason
 from connectors.http.marks import Marks
 from engine.runtime import CommitLost, RuntimeFault
-from processors.decide_use import REASONS
+from processors.uses import REASONS
 from schemas.codec import decode_as
 from schemas.events import ConsentChanged, SuppressionChanged
 from schemas.topics import Decision

@@ -9,7 +9,7 @@ from connectors.http.door import Options
 from connectors.http.marks import Denial, Marks, posted
 from engine.deployment import Look, Note, Unreachable
 from engine.runtime import CommitLost
-from processors.decide_use import Mark
+from processors.uses import Mark
 from schemas.events import ConsentChanged, Evidence, SuppressionChanged
 
 from .conftest import Direct, Still, consent
